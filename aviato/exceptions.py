@@ -90,10 +90,12 @@ class AviatoError(Exception):
         is_infrastructure: True when the machine or the connection failed and the task itself may be
             repeated elsewhere; False when the task, or the call, is at fault.
         outcome: Whether the failed operation took effect.
+        exec_result: What a command had written until then, where a command was running, else None.
     """
 
     is_infrastructure: bool = False
     outcome: Outcome = Outcome.NOT_APPLIED
+    exec_result: ProcessResult | None = None
 
     def __init__(
         self,

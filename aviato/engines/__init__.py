@@ -1,0 +1,42 @@
+"""Engines by name; each is imported when it is first asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aviato.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from aviato.engines.base import Engine
+
+BUILTIN = ("local",)
+
+
+def open_engine(name: str) -> Engine:
+    """Make the engine of this name for the running event loop.
+
+    Args:
+        name: `"local"`, or the name of an engine that an installed package offers as an entry point of the
+            group `aviato.engines`.
+
+    Raises:
+        ConfigurationError: No engine has this name.
+        EngineError: The engine cannot be opened here; nothing is started yet.
+    """
+    if name == "local":
+        from aviato.engines.local.engine import LocalEngine  # noqa: PLC0415 - only who uses it pays for it
+
+        return LocalEngine()
+    from importlib.metadata import entry_points  # noqa: PLC0415 - likewise
+
+    for entry in entry_points(group="aviato.engines", name=name):
+        engine: Engine = entry.load()()
+        return engine
+    others = sorted({entry.name for entry in entry_points(group="aviato.engines")} - set(BUILTIN))
+    raise ConfigurationError(
+        f"engine must be one of {', '.join([*BUILTIN, *others])}, got {name!r}",
+        hint="Docker, Kubernetes and gateway URLs are not in this release." if name in _PLANNED or "://" in name else None,
+    )
+
+
+_PLANNED = ("docker", "kubernetes")
