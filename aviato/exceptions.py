@@ -256,9 +256,7 @@ class SandboxTimeoutError(SandboxError, TimeoutError):
 
     outcome = Outcome.APPLIED
 
-    def __init__(
-        self, message: str = "", *, exec_result: ProcessResult | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, message: str = "", *, exec_result: ProcessResult | None = None, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.exec_result = exec_result
 
@@ -318,9 +316,7 @@ class SandboxFileError(SandboxError):
         errno: The error number of the system call inside the sandbox, or None.
     """
 
-    def __init__(
-        self, message: str = "", *, filepath: str = "", errno: int | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, message: str = "", *, filepath: str = "", errno: int | None = None, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.filepath = filepath
         self.errno = errno

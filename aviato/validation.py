@@ -106,7 +106,9 @@ def absolute_path(name: str, value: Any) -> str:
         raise TypeError(f"{name} must be an absolute path as a string, not {value!r}")
     no_nul(name, value)
     if not posixpath.isabs(value):
-        raise ValueError(f"{name} must be an absolute path in the sandbox, such as {'/workspace/' + value!r}, got {value!r}")
+        raise ValueError(
+            f"{name} must be an absolute path in the sandbox, such as {'/workspace/' + value!r}, got {value!r}"
+        )
     return value
 
 

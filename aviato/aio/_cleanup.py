@@ -91,8 +91,8 @@ def install_signal_handlers() -> None:
 def disable_signal_handlers() -> None:
     """Install no signal handlers, and take away those installed unless something else has replaced them.
 
-    Call it from the main thread. Sandboxes are then not stopped on SIGTERM and SIGHUP unless the program does it; those of a
-    process that is gone end after their `orphan_timeout_seconds`. Idempotent; raises nothing of its own.
+    Call it from the main thread. Sandboxes are then not stopped on SIGTERM and SIGHUP unless the program does it;
+    those of a process that is gone end after their `orphan_timeout_seconds`. Idempotent; raises nothing of its own.
     """
     global _handlers_wanted  # noqa: PLW0603 - handlers are one per process
     _handlers_wanted = False

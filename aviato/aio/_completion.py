@@ -22,7 +22,18 @@ class Completion(Generic[_T]):
     and an error that nobody looked at is logged with a name that says whose it was.
     """
 
-    __slots__ = ("_callbacks", "_error", "_generation", "_label", "_loop", "_state", "_traceback", "_value", "_waiters", "observed")
+    __slots__ = (
+        "_callbacks",
+        "_error",
+        "_generation",
+        "_label",
+        "_loop",
+        "_state",
+        "_traceback",
+        "_value",
+        "_waiters",
+        "observed",
+    )
 
     def __init__(self, label: str, loop: asyncio.AbstractEventLoop) -> None:
         self._label = label
@@ -87,7 +98,7 @@ class Completion(Generic[_T]):
     def _call(self, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except Exception:  # a user's callback must not harm the loop
+        except Exception:  # noqa: BLE001 - a user's callback must not harm the loop
             _log.exception("a done-callback of %s failed", self._label)
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
@@ -161,5 +172,5 @@ def check_loop(loop: asyncio.AbstractEventLoop, label: str) -> None:
         state = "closed" if loop.is_closed() else "other"
         raise RuntimeError(
             f"{label} belongs to an event loop that is {state if state == 'closed' else 'not the running one'}; "
-            "make it on the loop that uses it, or use the handles of `import aviato`, which work from any loop and thread"
+            "make it on the loop that uses it; the handles of `import aviato` work from any loop and thread"
         )

@@ -103,43 +103,41 @@ class Life:
     async def _run_start(self) -> None:
         try:
             async with asyncio.timeout(self.request_timeout):
-                await loop_state().guard()
-                if self.spec is not None:
-                    self.observe(await self.link.engine.create(self.spec))
-                if not self.info.status.is_terminal:
-                    self.link.follow(self.sandbox_id)
-                    channel = Channel(self._connect, sandbox_id=self.sandbox_id)
-                    try:
-                        await channel.open(self.request_timeout)
-                    except BaseException:
-                        await channel.close()
-                        raise
-                    self._channel = channel
-                    if self.info.status in {SandboxStatus.PENDING, SandboxStatus.CREATING}:
-                        await self.refresh()
-        except TimeoutError as error:
-            if isinstance(error, AviatoError):
-                await self._fail(error)
-                return
-            await self._fail(
-                SandboxTimeoutError(
+                await self._create_and_connect()
+        except asyncio.CancelledError:
+            message = f"sandbox {self.sandbox_id} was stopped while it started"
+            await self._fail(SandboxTerminatedError(message, sandbox_id=self.sandbox_id))
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it surfaces at the first use
+            if isinstance(error, TimeoutError) and not isinstance(error, AviatoError):
+                error = SandboxTimeoutError(
                     f"sandbox {self.sandbox_id} did not start within request_timeout_seconds={self.request_timeout:g}",
                     sandbox_id=self.sandbox_id,
                     is_infrastructure=True,
                 )
-            )
-        except asyncio.CancelledError:
-            await self._fail(
-                SandboxTerminatedError(f"sandbox {self.sandbox_id} was stopped while it started", sandbox_id=self.sandbox_id)
-            )
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it surfaces at the first use
             await self._fail(error)
         else:
             if self._channel is None:
                 self._ready.set_error(self.end_error())
             else:
                 self._ready.set_result(self._channel)
+
+    async def _create_and_connect(self) -> None:
+        await loop_state().guard()
+        if self.spec is not None:
+            self.observe(await self.link.engine.create(self.spec))
+        if self.info.status.is_terminal:
+            return
+        self.link.follow(self.sandbox_id)
+        channel = Channel(self._connect, sandbox_id=self.sandbox_id)
+        try:
+            await channel.open(self.request_timeout)
+        except BaseException:
+            await channel.close()
+            raise
+        self._channel = channel
+        if self.info.status in {SandboxStatus.PENDING, SandboxStatus.CREATING}:
+            await self.refresh()
 
     async def _fail(self, error: BaseException) -> None:
         if isinstance(error, (SandboxNotRunningError, SandboxTerminatedError)) and self.info.status.is_terminal:
@@ -251,7 +249,7 @@ class Life:
             if isinstance(error, AviatoError):
                 raise
             raise SandboxTimeoutError(
-                f"the {self.link.engine.name} engine did not {what} {self.sandbox_id} within {self.request_timeout:g} s",
+                f"the {self.link.engine.name} engine did not {what} {self.sandbox_id} in {self.request_timeout:g} s",
                 sandbox_id=self.sandbox_id,
                 is_infrastructure=True,
             ) from error
@@ -296,7 +294,9 @@ class Life:
         """
         self.check()
         if self._stop is None or (self._stop.done() and (self._stop.cancelled() or self._stop.exception() is not None)):
-            self._stop = self.loop.create_task(self._run_stop(grace, missing_ok=missing_ok), name=f"aviato-stop-{self.sandbox_id}")
+            self._stop = self.loop.create_task(
+                self._run_stop(grace, missing_ok=missing_ok), name=f"aviato-stop-{self.sandbox_id}"
+            )
         await asyncio.shield(self._stop)
 
     async def _run_stop(self, grace: float, *, missing_ok: bool) -> None:

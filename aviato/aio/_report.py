@@ -52,5 +52,5 @@ class Reporter:
         while (info := self._queue.get()) is not None:
             try:
                 self._callback(info)
-            except Exception:  # a user's callback must not end the reporting
+            except Exception:  # noqa: BLE001 - a user's callback must not end the reporting
                 _log.exception("report_to failed")

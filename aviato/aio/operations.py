@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Iterable
+from functools import partial
 from typing import Any, TypeVar, overload
 
 __all__ = ["as_completed", "results", "wait"]
@@ -15,11 +17,15 @@ T = TypeVar("T")
 
 def _several(waitables: Iterable[Any], name: str) -> builtins.list[Any]:
     if isinstance(waitables, Awaitable):
-        raise TypeError(f"{name} must be an iterable of things to wait for, not one {type(waitables).__name__}: write [it]")
+        raise TypeError(
+            f"{name} must be an iterable of things to wait for, not one {type(waitables).__name__}: write [it]"
+        )
     items = builtins.list(waitables)
     for item in items:
         if inspect.iscoroutine(item) or not isinstance(item, Awaitable):
-            raise TypeError(f"{name} must hold handles, tasks or futures, not {item!r}; wrap a coroutine in asyncio.create_task()")
+            raise TypeError(
+                f"{name} must hold handles, tasks or futures, not {item!r}; wrap a coroutine in asyncio.create_task()"
+            )
     return items
 
 
@@ -81,7 +87,8 @@ async def wait(
         timeout: Seconds to wait at most; None waits as long as it takes.
 
     Returns:
-        Two lists of the same objects: those done, in the order of completion, and those pending, in the order of the input.
+        Two lists of the same objects: those done, in the order of completion, and those pending, in the order of the
+        input.
 
     Raises:
         TypeError: `waitables` is not an iterable of awaitables.
@@ -90,42 +97,35 @@ async def wait(
     items = _several(waitables, "waitables")
     if num_returns is not None and num_returns < 1:
         raise ValueError(f"num_returns must be at least 1, got {num_returns!r}")
-    wanted = len(items) if num_returns is None else min(num_returns, len(items))
+    if not items:
+        return [], []
     done: builtins.list[Any] = []
     enough = asyncio.Event()
-    tasks: builtins.list[asyncio.Future[Any]] = []
+    wanted = len(items) if num_returns is None else min(num_returns, len(items))
 
-    def collect(item: Any) -> Any:
-        def finished(task: asyncio.Future[Any]) -> None:
-            _look(task)
-            done.append(item)
-            if len(done) >= wanted:
-                enough.set()
+    def finished(item: Any, task: asyncio.Future[Any]) -> None:
+        _look(task)
+        done.append(item)
+        if len(done) >= wanted:
+            enough.set()
 
-        return finished
-
-    if wanted == 0:
-        return [], []
     own: builtins.list[asyncio.Future[Any]] = []
     try:
         for item in items:
             task = _task(item)
             if task is not item:
                 own.append(task)
-            tasks.append(task)
-            task.add_done_callback(collect(item))
-        try:
+            task.add_done_callback(partial(finished, item))
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await enough.wait()
-        except TimeoutError:
-            pass
-        finished = builtins.list(done)
+        first = builtins.list(done)
     finally:
         for task in own:
             task.cancel()  # ends the waiting for a handle, never what the handle stands for
         if own:
             await asyncio.wait(own)
-    return finished, [item for item in items if not any(item is other for other in finished)]
+    return first, [item for item in items if not any(item is other for other in first)]
 
 
 async def as_completed(

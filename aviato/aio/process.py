@@ -139,7 +139,8 @@ class Process:
 
         Raises:
             TimeoutError: `timeout` passed; call again to wait on.
-            SandboxTimeoutError: The command's own `timeout_seconds` passed and it was killed, with all its children; the output so far is in `exec_result`.
+            SandboxTimeoutError: The command's own `timeout_seconds` passed and it was killed, with all its children;
+                the output so far is in `exec_result`.
             SandboxExecutionError: `check=True` and the return code is not 0; or the command could not be started.
             SandboxTerminatedError: The sandbox was stopped, or one of its time limits passed.
             SandboxNotRunningError: The sandbox had ended by itself.
@@ -215,7 +216,7 @@ class Process:
         self._signal(signals.SIGKILL, tree=True)
 
     def send_signal(self, signal: int) -> None:
-        """Send a signal to the command itself; no error when it has ended. Before it has started, it is sent at its start.
+        """Send a signal to the command itself, at its start if it has not started; no error when it has ended.
 
         Raises:
             ValueError: It is not the number of a signal.

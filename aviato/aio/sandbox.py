@@ -94,7 +94,7 @@ class Sandbox:
             items = validation.command("command", command)
             config = {"command": items[0], "args": items[1:], **config}
         sandbox = cls(**config)
-        sandbox._begin()  # noqa: SLF001 - its own class
+        sandbox._begin()
         return sandbox
 
     @classmethod
@@ -287,7 +287,9 @@ class Sandbox:
         variables = {} if env is None else validation.environment("env", env)
         size = sum(len(item) + 5 for item in items) + sum(len(key) + len(value) + 6 for key, value in variables.items())
         if size > LARGEST_START:
-            raise ValueError(f"command and env take {size} bytes, at most {LARGEST_START} fit; write a file or use stdin")
+            raise ValueError(
+                f"command and env take {size} bytes, at most {LARGEST_START} fit; write a file or use stdin"
+            )
         if not isinstance(check, bool):
             raise TypeError(f"check must be True or False, not {check!r}")
         if isinstance(stdin, str):
@@ -371,8 +373,8 @@ class Sandbox:
     async def write_file(self, path: str, data: bytes | str) -> None:
         """Write a whole file: either all of it is there afterwards, or the old state.
 
-        The data goes to a temporary name beside the file and is renamed. Missing directories are made. An existing file keeps
-        its mode; a new one gets 0644.
+        The data goes to a temporary name beside the file and is renamed. Missing directories are made. An existing
+        file keeps its mode; a new one gets 0644.
 
         Args:
             path: Absolute path in the sandbox.
@@ -399,9 +401,7 @@ class Sandbox:
         self._life.check()
         return StreamReader(_files.FileSource(self._life, validation.absolute_path("path", path)), empty=b"")
 
-    async def write_file_streaming(
-        self, path: str, data: bytes | Iterable[bytes] | AsyncIterable[bytes]
-    ) -> int:
+    async def write_file_streaming(self, path: str, data: bytes | Iterable[bytes] | AsyncIterable[bytes]) -> int:
         """Write a file of any size from pieces, in flat memory and as atomically as `write_file`.
 
         If the iterable raises or the call is cancelled, the old file stays as it was.
@@ -476,7 +476,9 @@ class Sandbox:
                 async with asyncio.timeout(timeout):
                     await life.ended.wait()
             except TimeoutError as error:
-                raise TimeoutError(f"sandbox {self.sandbox_id} has not ended within {timeout:g} s; it goes on") from error
+                raise TimeoutError(
+                    f"sandbox {self.sandbox_id} has not ended within {timeout:g} s; it goes on"
+                ) from error
         if life.failure is not None:
             life.failure_seen = True
             raise life.failure
@@ -520,8 +522,8 @@ class Sandbox:
     async def stop(self, *, graceful_shutdown_seconds: float = 10, missing_ok: bool = False) -> None:
         """Stop it and wait until nothing of it runs.
 
-        Every command gets SIGTERM; what still runs after `graceful_shutdown_seconds` gets SIGKILL. Idempotent, shared by
-        concurrent callers; one that never started is only marked. If cancelled, the stop goes on.
+        Every command gets SIGTERM; what still runs after `graceful_shutdown_seconds` gets SIGKILL. Idempotent,
+        shared by concurrent callers; one that never started is only marked. If cancelled, the stop goes on.
 
         Args:
             graceful_shutdown_seconds: Seconds between the two signals, 0 or more; 0 kills at once.

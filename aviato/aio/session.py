@@ -47,7 +47,8 @@ class Session:
             defaults: Configuration of its sandboxes.
             engine: Engine by name, URL or object; None is that of the defaults, else the configured one.
             report_to: Called with a `SandboxInfo` at each change of status of the session's sandboxes, in order, on a
-                thread of its own. A callback that blocks holds nothing up; when 1,000 changes wait, further ones are dropped with a warning.
+                thread of its own. A callback that blocks holds nothing up; when 1,000 changes wait, further ones are
+                dropped with a warning.
 
         Raises:
             TypeError: An argument has the wrong type, or a key of `defaults` is unknown.
@@ -263,8 +264,10 @@ class Session:
     async def close(self) -> None:
         """Stop every sandbox, concurrently, and wait until nothing of them runs.
 
-        All are attempted even when some fail. One that is already gone counts as stopped. A further close is a no-op after a success,
-        waits with the first while it works, and tries the survivors again after a failure. If cancelled, the stopping goes on.
+        All are attempted even when some fail. One that is already gone counts as stopped. A further close is a no-op
+        after a success,
+        waits with the first while it works, and tries the survivors again after a failure. If cancelled, the
+        stopping goes on.
 
         Raises:
             SandboxError: Some could not be stopped, or had failed to start and nobody had been told; the message

@@ -22,8 +22,8 @@ _LATE_DETAILS = ("returncode", "exit_reason", "started_at", "ended_at")
 def advance(known: SandboxInfo, seen: SandboxInfo) -> SandboxInfo:
     """Combine what is known with one more observation, from whatever source and in whatever order.
 
-    Life goes forward only, except that running and paused alternate. A terminal state keeps its status for good and takes
-    from later terminal observations only details that it did not have, so that the return code is
+    Life goes forward only, except that running and paused alternate. A terminal state keeps its status for good and
+    takes from later terminal observations only details that it did not have, so that the return code is
     right however the end was first seen.
 
     Raises:

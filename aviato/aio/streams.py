@@ -56,8 +56,8 @@ class StreamReader(Generic[T]):
     """Output of a command, in order, each byte once.
 
     A reader of `str` gives complete lines with their newline; the last one may lack it. A line that stays incomplete
-    for 100 ms, or grows over 1 Mi characters, is handed on as it is, never splitting a character. Text is UTF-8 with replacement
-    characters for what is not. A reader of `bytes` gives the pieces as they arrived, at most 64 KiB each.
+    for 100 ms, or grows over 1 Mi characters, is handed on as it is, never splitting a character. Text is UTF-8 with
+    replacement characters for what is not. A reader of `bytes` gives the pieces as they arrived, at most 64 KiB each.
 
     The place is the reader's: a second loop goes on where the first ended. Reading never takes anything
     from the process's result. Leaving a loop early neither blocks nor ends the process.

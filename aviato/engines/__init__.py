@@ -35,7 +35,9 @@ def open_engine(name: str) -> Engine:
     others = sorted({entry.name for entry in entry_points(group="aviato.engines")} - set(BUILTIN))
     raise ConfigurationError(
         f"engine must be one of {', '.join([*BUILTIN, *others])}, got {name!r}",
-        hint="Docker, Kubernetes and gateway URLs are not in this release." if name in _PLANNED or "://" in name else None,
+        hint="Docker, Kubernetes and gateway URLs are not in this release."
+        if name in _PLANNED or "://" in name
+        else None,
     )
 
 

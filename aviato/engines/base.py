@@ -6,7 +6,8 @@ same user can list, attach to and end what another one made. The core does the r
 
 Rules, which `aviato.testing.check_engine` holds:
 
-* `create` is idempotent by id: the same id and body is the same sandbox. When it fails or is cancelled, nothing is left.
+* `create` is idempotent by id: the same id and body is the same sandbox. When it fails or is cancelled, nothing is
+  left.
 * An unknown id is `SandboxNotFoundError`, from every method; with `missing_ok` it is success for `stop` and `delete`.
 * Changes are pushed through `watch`; terminal states never go back.
 * No error of another library crosses: errors are those of `aviato.exceptions`, chained with `from`.
@@ -153,7 +154,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def watch(self) -> AsyncIterator[SandboxInfo]:
-        """Iterate over changes, from now on and without end, of the sandboxes this engine object has created or connected to.
+        """Iterate, from now on and without end, over changes of the sandboxes this object created or connected to.
 
         Raises:
             EngineError: The engine itself failed; changes may have been missed, so look up and watch again.
@@ -161,10 +162,11 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def stop(self, sandbox_id: str, *, grace_seconds: float, missing_ok: bool = False) -> SandboxInfo | None:
-        """End a sandbox: SIGTERM to its commands, SIGKILL to whatever runs after the grace; return when nothing of it runs.
+        """End a sandbox: SIGTERM to its commands, after the grace SIGKILL; return when nothing of it runs.
 
         Never needs the agent's consent: it ends within the grace and two seconds even when the agent is dead,
-        frozen or lying. Idempotent; safe from several clients at once. Cancelled, the request has been sent and goes on.
+        frozen or lying. Idempotent; safe from several clients at once. Cancelled, the request has been sent and goes
+        on.
 
         Returns:
             The final state, or None when it is unknown and `missing_ok`.
@@ -222,14 +224,15 @@ class Engine(abc.ABC):
         """Release what this object holds; sandboxes it made and that are not detached are ended. Idempotent."""
 
     def stop_all_at_exit(self, seconds: float) -> tuple[str, ...]:
-        """End the sandboxes this object made and that are not detached, without an event loop; give the ids that remain.
+        """End, without an event loop, the sandboxes this object made and that are not detached.
 
-        Called when the interpreter ends, from any thread, where no thread or executor can be started.
+        Returns the ids of those that remain.         Called when the interpreter ends, from any thread, where no
+        thread or executor can be started.
         """
         del seconds
         return ()
 
-    def forget_after_fork(self) -> None:
+    def forget_after_fork(self) -> None:  # noqa: B027 - an engine that holds nothing has nothing to forget
         """Drop, in a forked child, what belongs to the parent, without disturbing the parent."""
 
     async def __aenter__(self) -> Self:
