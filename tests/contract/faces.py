@@ -1,0 +1,57 @@
+"""One test text for both faces: the front door and the core have the same names, and both can be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aviato
+from aviato import aio
+
+
+class Face:
+    """The names of one face, bound to one engine.
+
+    Typed loosely on purpose: the exact types of both faces are asserted in tests/typing.
+    """
+
+    def __init__(self, name: str, engine: Any) -> None:
+        self.name = name
+        self.engine = engine
+        self.engine_name = engine if isinstance(engine, str) else engine.name
+        self._module: Any = aio if name == "aio" else aviato
+        self.Sandbox: Any = self._module.Sandbox
+        self.cancelled: type[BaseException] = (
+            asyncio.CancelledError if name == "aio" else concurrent.futures.CancelledError
+        )
+
+    def session(self, **defaults: Any) -> Any:
+        """Open a session on the engine."""
+        return self._module.Session(defaults, engine=self.engine)
+
+    def run(self, *command: str, **config: Any) -> Any:
+        """Start a sandbox without a session."""
+        return self.Sandbox.run(*command, engine=self.engine, **config)
+
+    async def results(self, refs: Any) -> Any:
+        """Wait for values."""
+        if self.name == "aio":
+            return await aio.results(refs)
+        return await asyncio.to_thread(aviato.results, refs)
+
+    async def wait(self, waitables: Any, **options: Any) -> Any:
+        """Wait for some of several."""
+        if self.name == "aio":
+            return await aio.wait(waitables, **options)
+        return await asyncio.to_thread(aviato.wait, waitables, **options)
+
+    async def as_completed(self, waitables: Any) -> AsyncIterator[Any]:
+        """Iterate by completion."""
+        if self.name == "aio":
+            async for item in aio.as_completed(waitables):
+                yield item
+        else:
+            for item in await asyncio.to_thread(lambda: list(aviato.as_completed(waitables))):
+                yield item
