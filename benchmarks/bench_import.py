@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 from common import Options, Row, interleave, main, statistic, timed
 
@@ -38,7 +39,7 @@ def measure(options: Options) -> list[Row]:
         "core": "import aviato.aio",
         "session": "import aviato; aviato.Session",
     }
-    samples = interleave({name: lambda code=code: start(code) for name, code in codes.items()}, options.count(30))
+    samples = interleave({name: partial(start, code) for name, code in codes.items()}, options.count(30))
     bare = statistic(samples["bare"], "median")
     added = {name: [sample - bare for sample in values] for name, values in samples.items()}
     loaded = _loaded("import aviato\n" + LOADED)

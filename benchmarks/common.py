@@ -214,7 +214,7 @@ def spawn_true() -> None:
     os.waitpid(os.posix_spawn(TRUE, [TRUE], CLEAN), 0)
 
 
-def spawn_many(argv: Sequence[str], number: int, at_once: int) -> None:
+def spawn_many(argv: list[str], number: int, at_once: int) -> None:
     """Start a command `number` times on the host, `at_once` running at any time, and wait for all."""
     running: set[int] = set()
     started = 0
@@ -236,7 +236,7 @@ def bare_bwrap(*command: str) -> list[str]:
     return [bwrap, "--unshare-all", "--ro-bind", "/usr", "/usr", *binds, "--proc", "/proc", "--dev", "/dev", *command]
 
 
-def read_pipe(argv: Sequence[str]) -> int:
+def read_pipe(argv: list[str]) -> int:
     """Run a command on the host and read its output from a pipe, 64 KiB at a time; return the number of bytes."""
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, bufsize=0) as process:
         assert process.stdout is not None
