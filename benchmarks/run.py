@@ -6,6 +6,7 @@ python benchmarks/run.py [--quick] [--long] [--out DIRECTORY] [NAME...]
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -48,11 +49,8 @@ def main() -> int:
 
 def plot(results: dict[str, Any], file: Path) -> None:
     """Draw the ratio to the baseline of every row that has one."""
-    import matplotlib as mpl  # noqa: PLC0415 - it need not be installed
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
-
+    importlib.import_module("matplotlib").use("Agg")  # it need not be installed, and needs no screen
+    plt = importlib.import_module("matplotlib.pyplot")
     rows = [row for result in results.values() for row in result["rows"] if row["ratio"] is not None]
     figure, axes = plt.subplots(figsize=(10, 0.4 * len(rows) + 1))
     axes.barh([row["what"] for row in rows], [row["ratio"] for row in rows], color="#4477aa")
