@@ -1,4 +1,4 @@
-"""Run all benchmarks, each in an interpreter of its own, and write one JSON file, and a plot where matplotlib is there.
+"""Run all benchmarks, each in an interpreter of its own; write JSON, a Markdown table, and a plot if matplotlib is there.
 
 python benchmarks/run.py [--quick] [--long] [--out DIRECTORY] [NAME...]
 """
@@ -40,11 +40,26 @@ def main() -> int:
         else:
             failed.append(name)
     (given.out / "all.json").write_text(json.dumps(results, indent=1) + "\n")
+    (given.out / "table.md").write_text(table(results))
     if results and importlib.util.find_spec("matplotlib"):
         plot(results, given.out / "ratios.svg")
     if failed:
         print(f"did not run to their end: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def table(results: dict[str, Any]) -> str:
+    """Lay all rows out as they stand in the documentation."""
+    lines = ["| what | ours | baseline | ratio | aim | reached |", "|---|---|---|---|---|---|"]
+    for result in results.values():
+        for row in result["rows"]:
+            ours = f"{row['ours'][row['statistic']]:.4g} {row['unit']}"
+            base = f"{row['baseline'][row['statistic']]:.4g} {row['unit']}" if row["baseline"] else ""
+            ratio = f"{row['ratio']:.2f}" if row["ratio"] is not None else ""
+            reached = {True: "yes", False: "**no**", None: ""}[row["reached"]]
+            what = row["what"] if row["statistic"] == "median" else f"{row['what']}, {row['statistic']}"
+            lines.append(f"| {what} | {ours} | {base} | {ratio} | {row['goal']} | {reached} |")
+    return "\n".join(lines) + "\n"
 
 
 def plot(results: dict[str, Any], file: Path) -> None:
