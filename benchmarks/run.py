@@ -1,4 +1,4 @@
-"""Run all benchmarks, each in an interpreter of its own; write JSON, a Markdown table, and a plot if matplotlib is there.
+"""Run all benchmarks, each in an interpreter of its own; write JSON, a Markdown table and, with matplotlib, a plot.
 
 python benchmarks/run.py [--quick] [--long] [--out DIRECTORY] [NAME...]
 """
