@@ -1,0 +1,130 @@
+"""One client's connection inside the sandbox."""
+
+import posix
+from _collections import deque
+
+from aviato.agent.payload_system import (
+    AGAIN,
+    Bad,
+    ERROR,
+    HEADER,
+    HELLO_SECONDS,
+    IN,
+    MAX_PAYLOAD,
+    OUT,
+    OUT_MAX,
+    S_U32,
+    close,
+)
+from aviato.agent.payload_launch import (
+    text,
+)
+
+
+class Connection:
+    """One client."""
+
+    def __init__(self, agent, fd):
+        self.agent = agent
+        self.fd = fd
+        self.buffer = bytearray()
+        self.out = deque()
+        self.queued = 0
+        self.ready = False  # said hello
+        self.writing = False  # waits until the socket takes more
+        self.streams = {}
+        self.waiting = set()  # outputs and files that stopped because too much was queued
+        posix.set_blocking(fd, False)
+        agent.watch(fd, IN, self.on_event)
+        agent.clients.add(self)
+        agent.at((self, "hello"), HELLO_SECONDS, self.close)
+
+    def push(self, data):
+        """Queue bytes; they leave at the end of the turn."""
+        self.out.append(data)
+        self.queued += len(data)
+        self.agent.dirty.add(self)
+
+    def frame(self, type_, stream, payload):
+        """Queue a frame."""
+        self.push(HEADER.pack(len(payload), type_, stream) + payload)
+
+    def error(self, stream, number, message):
+        """Queue an ERROR, which ends the stream."""
+        text = message.encode("utf-8", "replace")[:4096]
+        self.frame(ERROR, stream, S_U32.pack(number) + S_U32.pack(1) + S_U32.pack(len(text)) + text)
+
+    def on_event(self, events):
+        """Read frames, or go on writing."""
+        if events & OUT:
+            self.flush()
+        if not events & ~OUT or self.fd < 0:
+            return
+        try:
+            data = posix.read(self.fd, 262144)
+        except OSError as error:
+            if error.errno in AGAIN:
+                return
+            data = b""
+        if not data:
+            self.close()
+            return
+        buffer = self.buffer
+        buffer += data
+        position, size = 0, len(buffer)
+        while size - position >= 13 and self.fd >= 0:
+            length, type_, stream = HEADER.unpack_from(buffer, position)
+            if length > MAX_PAYLOAD:
+                raise Bad("frame too large")
+            stop = position + 13 + length
+            if stop > size:
+                break
+            payload = bytes(buffer[position + 13 : stop])
+            position = stop
+            self.agent.dispatch(self, type_, stream, payload)
+        if position:
+            del buffer[:position]
+
+    def flush(self):
+        """Write what the socket takes; then let those go on that waited for room."""
+        out = self.out
+        try:
+            while out and self.fd >= 0:
+                batch = [out[index] for index in range(min(len(out), 64))]
+                done = posix.writev(self.fd, batch)
+                self.queued -= done
+                for part in batch:
+                    size = len(part)
+                    if done < size:
+                        out[0] = memoryview(part)[done:]
+                        break
+                    out.popleft()
+                    done -= size
+        except OSError as error:
+            if error.errno not in AGAIN:
+                self.close()
+                return
+        if self.fd >= 0 and bool(out) != self.writing:
+            self.writing = bool(out)
+            self.agent.epoll.modify(self.fd, IN | OUT if out else IN)
+        if self.waiting and self.queued < OUT_MAX // 2:
+            waiting, self.waiting = self.waiting, set()
+            for stopped in waiting:
+                stopped.pump()
+
+    def close(self):
+        """Drop the client; its commands stay, its file transfers are undone."""
+        if self.fd < 0:
+            return
+        self.agent.unwatch(self.fd)
+        close(self.fd)
+        self.fd = -1
+        self.agent.timers.pop((self, "hello"), None)
+        self.agent.clients.discard(self)
+        self.agent.dirty.discard(self)
+        self.out.clear()
+        self.waiting.clear()
+        for stream in list(self.streams.values()):
+            stream.detach()
+        self.streams.clear()
+        self.agent.touch()
