@@ -1,0 +1,16 @@
+# Generated from aviato/aio by aviato_sync/_codegen.py: edit that, then run
+# python -P aviato_sync/_codegen.py
+"""The facade's classes."""
+
+from aviato_sync._generated.process import Process
+from aviato_sync._generated.sandbox import Sandbox
+from aviato_sync._generated.session import Session
+from aviato_sync._generated.streams import StreamReader, StreamWriter
+
+__all__ = [
+    "Process",
+    "Sandbox",
+    "Session",
+    "StreamReader",
+    "StreamWriter",
+]
