@@ -210,7 +210,7 @@ def pack_start(
     stdout_limit: int = WINDOW,
     stderr_limit: int = WINDOW,
 ) -> bytes:
-    """Encode `START`: env items are `NAME=value` and override the sandbox's own; empty cwd and user mean its defaults."""
+    """Encode `START`: env items are `NAME=value` over the sandbox's own; empty cwd and user mean its defaults."""
     return pack_frame(
         FrameType.START,
         stream,
@@ -230,33 +230,67 @@ class FrameReader:
 
     def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
         self._max_payload = max_payload
-        self._buffer = b""
+        self._pending = bytearray()
 
     @property
     def buffered(self) -> int:
         """Bytes of the unfinished frame held now."""
-        return len(self._buffer)
+        return len(self._pending)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take the next bytes and yield the frames they complete; iterate to the end before feeding again.
 
+        However small the pieces, each byte of an unfinished frame is copied a bounded number of times.
+
         Raises:
             AgentProtocolError: A frame announces more than the allowed payload.
         """
-        buffer = self._buffer + data if self._buffer else data
-        position, end = 0, len(buffer)
+        position = 0
+        if self._pending:
+            position = self._fill(data)
+            frame = self._take()
+            if frame is None:
+                return
+            yield frame
+        end = len(data)
         try:
             while end - position >= HEADER.size:
-                length, type_, stream = HEADER.unpack_from(buffer, position)
-                if length > self._max_payload:
-                    raise AgentProtocolError(
-                        f"frame of {length} bytes announced, at most {self._max_payload} are allowed"
-                    )
+                length, type_, stream = HEADER.unpack_from(data, position)
+                self._check(length)
                 stop = position + HEADER.size + length
                 if stop > end:
                     break
-                payload = buffer[position + HEADER.size : stop]
+                payload = data[position + HEADER.size : stop]
                 position = stop
                 yield Frame(type_, stream, payload)
         finally:
-            self._buffer = buffer[position:] if position else buffer
+            self._pending += data[position:]
+
+    def _check(self, length: int) -> None:
+        if length > self._max_payload:
+            raise AgentProtocolError(f"frame of {length} bytes announced, at most {self._max_payload} are allowed")
+
+    def _fill(self, data: bytes) -> int:
+        """Add to the unfinished frame what it still needs; give the number of bytes taken."""
+        pending = self._pending
+        taken = max(0, HEADER.size - len(pending))
+        pending += data[:taken]
+        if len(pending) < HEADER.size:
+            return len(data)
+        (length, _, _) = HEADER.unpack_from(pending)
+        self._check(length)
+        missing = HEADER.size + length - len(pending)
+        pending += data[taken : taken + missing]
+        return taken + missing
+
+    def _take(self) -> Frame | None:
+        """Give the held frame if it is complete."""
+        pending = self._pending
+        if len(pending) < HEADER.size:
+            return None
+        length, type_, stream = HEADER.unpack_from(pending)
+        if len(pending) < HEADER.size + length:
+            return None
+        self._pending = bytearray()
+        with memoryview(pending) as view:
+            return Frame(type_, stream, bytes(view[HEADER.size :]))

@@ -103,10 +103,7 @@ class Output:
                 connection.waiting.add(self)
         else:
             open_ = (
-                connection is not None
-                and not self.backlog
-                and self.sent < self.limit
-                and connection.queued < OUT_MAX
+                connection is not None and not self.backlog and self.sent < self.limit and connection.queued < OUT_MAX
             )
             if open_ and not self.armed:
                 self.arm()
@@ -339,9 +336,7 @@ class Process:
             self.told = True
             code, signal = self.status
             self.connection.push(
-                S_EXIT_FRAME.pack(
-                    30, EXIT, self.id, code, signal, self.flags, self.duration, out.total, err.total
-                )
+                S_EXIT_FRAME.pack(30, EXIT, self.id, code, signal, self.flags, self.duration, out.total, err.total)
             )
 
     def detach(self):
@@ -369,9 +364,7 @@ class Process:
         table = processes()
         agent_pid = self.agent.pid
         leader = self.pid if self.status is None else 0
-        found = {
-            pid for pid, (_, _, group, session) in table.items() if leader and leader in (pid, group, session)
-        }
+        found = {pid for pid, (_, _, group, session) in table.items() if leader and leader in (pid, group, session)}
         descendants(table, found)
         for pid in table:
             if pid not in found and pid != agent_pid:
