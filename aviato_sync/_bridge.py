@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from aviato_sync import _runtime
 from aviato_sync._operation import CANCELLED, VALUE, OperationRef
 from aviato_sync._runtime import LoopThread
+from aviato_sync._tracebacks import ELSEWHERE, origin
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,7 +64,10 @@ class Handle:
     def _call_wrapped(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Any:
         """Likewise, and wrap the handles in what it returns."""
         __tracebackhide__ = True
-        return self._home.call(_wrapping, self._home, function, args, kwargs)
+        found = self._home.call(_wrapping, self._home, function, args, kwargs)
+        if isinstance(found, RefHandle) and found._origin is ELSEWHERE:
+            found._origin = origin()  # it was bound on the loop's thread, which does not know who called
+        return found
 
     def _get(self, name: str) -> Any:
         """Read a property of the core that gives a handle, and wrap it."""
@@ -97,7 +101,7 @@ class RefHandle(OperationRef[T_co], Handle):
         Handle.__init__(self)
 
     def _bind(self, core: Any, home: LoopThread) -> None:
-        self._prepare(home)
+        self._prepare(home, ELSEWHERE)
         Handle._bind(self, core, home)
         home.operations.add(self)
         core.add_done_callback(self._core_done)

@@ -91,7 +91,7 @@ class OperationRef(Generic[T_co]):
     ) -> Self:
         """Start a coroutine function on the loop."""
         self = cls.__new__(cls)
-        self._prepare(home)
+        self._prepare(home, origin())
         self._convert = convert
         self._function = function
         self._arguments = arguments
@@ -100,14 +100,14 @@ class OperationRef(Generic[T_co]):
         home.post(self)
         return self
 
-    def _prepare(self, home: LoopThread) -> None:
+    def _prepare(self, home: LoopThread, place: Origin) -> None:
         self._home = home
         self._state = PENDING
         self._listeners = []
         self._observed = False
         self._cancelling = False
         self._task = None
-        self._origin = origin()
+        self._origin = place
 
     # On the loop thread ----------------------------------------------------------------------------------------------
 

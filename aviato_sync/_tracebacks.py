@@ -20,6 +20,10 @@ Origin = tuple[CodeType, int]
 """A place in the user's program: a frame would keep its variables alive, and its line is only looked up when needed."""
 
 
+ELSEWHERE: Origin = (compile("", "elsewhere", "exec"), 0)
+"""The place of what began on the loop's own thread."""
+
+
 def origin() -> Origin:
     """Return the innermost place outside this package."""
     frame = sys._getframe(2)  # noqa: SLF001 - inspect would read the source

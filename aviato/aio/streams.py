@@ -134,6 +134,11 @@ class StreamReader(Generic[T]):
             self._items.extend(await self._source.next_items())
         return [self._items.popleft() for _ in range(min(limit, len(self._items)))]
 
+    @facade.skip("the facade gives back what crossed and was not taken")
+    def unread(self, items: builtins.list[T]) -> None:
+        """Put items that `read_batch` gave back in front of what is there."""
+        self._items.extendleft(reversed(items))
+
     async def read(self) -> T:
         """Read everything until the stream ends and return it joined.
 

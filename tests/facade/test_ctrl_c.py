@@ -1,0 +1,160 @@
+"""Ctrl-C while a thread is blocked: real signals in real processes."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.facade.script import running
+
+pytestmark = pytest.mark.slow
+
+START = """
+import time
+from tests.facade.fixture_core import Box
+from aviato_sync import results, wait, as_completed
+box = Box()
+"""
+
+
+def test_cancels_waits_for_the_clean_up_and_raises() -> None:
+    """The operation is cancelled, its clean-up has run, and `KeyboardInterrupt` comes out."""
+    program = f"""{START}
+ref = box.block()
+try:
+    print("waiting")
+    ref.result()
+except KeyboardInterrupt:
+    print("interrupted", box.log, ref.cancelled())
+print(box.echo("usable").result())
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.end() == (0, "interrupted ['cancelled', 'cleaned'] True\nusable\n", "")
+
+
+def test_results_cancel_all() -> None:
+    """Interrupted `results` cancel every ref that is not done."""
+    program = f"""{START}
+refs = [box.block() for _ in range(3)]
+try:
+    print("waiting")
+    results([box.echo(1), *refs])
+except KeyboardInterrupt:
+    print([ref.cancelled() for ref in refs], box.log.count("cleaned"))
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.end() == (0, "[True, True, True] 3\n", "")
+
+
+@pytest.mark.parametrize("call", ["wait([ref])", "list(as_completed([ref]))"])
+def test_watching_cancels_nothing(call: str) -> None:
+    """Interrupted `wait` and `as_completed` only end the waiting."""
+    program = f"""{START}
+ref = box.block()
+try:
+    print("waiting")
+    {call}
+except KeyboardInterrupt:
+    print(ref.done())
+box.open()
+print(ref.result())
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.end() == (0, "False\nthrough\n", "")
+
+
+def test_second_one_gives_up_at_once() -> None:
+    """While a stuck clean-up is waited for, a second Ctrl-C ends the waiting."""
+    program = f"""{START}
+import asyncio
+class Stuck:
+    async def block(self):
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            print("cleaning", flush=True)
+            await asyncio.sleep(3600)
+ref = box._start(Stuck().block)
+begin = time.monotonic()
+try:
+    print("waiting")
+    ref.result()
+except KeyboardInterrupt:
+    print(ref.done(), time.monotonic() - begin < 4)
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.line() == "cleaning"
+        script.interrupt()
+        assert script.end() == (0, "False True\n", "")
+
+
+def test_stuck_clean_up_is_bounded() -> None:
+    """A clean-up that never ends holds Ctrl-C up for a bounded time only."""
+    program = f"""{START}
+import asyncio
+from aviato_sync import _operation
+_operation.CLEANUP_SECONDS = 0.2
+class Stuck:
+    async def block(self):
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(3600)
+ref = box._start(Stuck().block)
+try:
+    print("waiting")
+    ref.result()
+except KeyboardInterrupt:
+    print("interrupted", ref.done())
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.end() == (0, "interrupted False\n", "")
+
+
+def test_unhandled_ends_the_program_as_usual() -> None:
+    """Without a handler the program ends by SIGINT with one traceback, and without noise of the loop."""
+    program = f"""{START}
+print("waiting")
+box.block().result()
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        code, _, errors = script.end()
+    assert code == -signal.SIGINT
+    assert errors.count("Traceback") == 1
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_iterating() -> None:
+    """Ctrl-C in a loop over a reader ends the loop; the reader can be read on."""
+    program = f"""{START}
+async def never(limit):
+    await box._core.gate.wait()
+    return [42] if limit else []
+reader = box.reader(0)
+reader._core.read_batch = never
+try:
+    print("waiting")
+    for item in reader:
+        print(item)
+except KeyboardInterrupt:
+    print("interrupted")
+box.open()
+print(next(reader))
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.end() == (0, "interrupted\n42\n", "")
