@@ -92,6 +92,18 @@ class LoopState:
     def __init__(self) -> None:
         self._links: dict[object, EngineLink] = {}
         self._guard: AsyncGenerator[None, None] | None = None
+        self._configured: Engine | str | None = None
+
+    def configured(self) -> Engine | str:
+        """Return the engine that environment and file name, read once a loop.
+
+        Raises:
+            ConfigurationError: A setting has a bad value.
+        """
+        if self._configured is None:
+            found = settings.load_settings()
+            self._configured = found.base_url or found.engine
+        return self._configured
 
     def link(self, engine: Engine | str) -> EngineLink:
         """Return the link to this engine, opened at the first call.
@@ -135,7 +147,12 @@ def loop_state() -> LoopState:
     Raises:
         RuntimeError: No loop is running.
     """
-    loop = asyncio.get_running_loop()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "aviato.aio needs a running event loop; call it from a coroutine, or use `import aviato` in plain code"
+        ) from None
     state: LoopState | None = getattr(loop, _ATTRIBUTE, None)
     if state is None:
         state = LoopState()
@@ -153,8 +170,7 @@ def engine_link(engine: Any, base_url: str | None) -> EngineLink:
     if engine is None:
         engine = base_url
     if engine is None:
-        found = settings.load_settings()
-        engine = found.base_url or found.engine
+        engine = loop_state().configured()
     if not isinstance(engine, (str, Engine)):
         raise TypeError(f'engine must be a name such as "local", a URL or an Engine object, not {engine!r}')
     if engine == "":

@@ -500,11 +500,11 @@ class Sandbox:
             EngineError: It could not be asked.
             SandboxTimeoutError: It did not answer in time.
         """
-        self._life.check()
-        if self._life.started and not self.status.is_terminal:
-            if not self._life.is_ready and self._owner:
-                return self.status
-            await self._life.refresh()
+        life = self._life
+        life.check()
+        unknown_to_the_engine = life.spec is not None and not life.is_ready
+        if not self.status.is_terminal and not unknown_to_the_engine:
+            await life.refresh()
         return self.status
 
     async def extend_lifetime(self, seconds: float) -> None:

@@ -1,0 +1,464 @@
+"""One sandbox in the hands of its supervisor, from the intent on disk to the last trace removed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import marshal
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from aviato.agent import bootstrap
+from aviato.engines.local import ids, launch, records, seccomp
+from aviato.engines.local.cgroups import Group
+from aviato.engines.local.syscalls import MACHINE
+
+if TYPE_CHECKING:
+    from aviato.engines.local.supervisor import Client, Supervisor
+
+LOG_BYTES = 8 << 20
+LOG_HEADER = struct.Struct("!dBI")
+STDERR_BYTES = 8192
+KILL_MARGIN = 0.5
+_REASONS = {1: "exited", 2: "stopped", 3: "idle", 4: "lifetime", 5: "timeout"}
+
+
+class LaunchError(Exception):
+    """Something that the client must be told."""
+
+    def __init__(self, kind: str, message: str, *, step: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.step = step
+        self.remedy = remedy
+
+    def as_message(self) -> dict[str, str]:
+        """Return it as it is sent."""
+        return {"kind": self.kind, "message": str(self), "step": self.step, "remedy": self.remedy}
+
+
+def memory_file(name: str, data: bytes) -> int:
+    """Make a file in memory."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, 0)
+    return fd
+
+
+class Held:
+    """A sandbox that this supervisor answers for."""
+
+    code_fd = -1
+
+    def __init__(self, supervisor: Supervisor, job: dict[str, Any]) -> None:
+        self.supervisor = supervisor
+        self.job = job
+        self.id: str = job["id"]
+        self.path = records.directory(supervisor.home, self.id)
+        self.record: dict[str, Any] = job["record"]
+        self.detached: bool = self.record["detached"]
+        self.starters: list[tuple[Client, int]] = []
+        self.stoppers: list[tuple[Client, int]] = []
+        self.ready = False
+        self.was_ready = False
+        self.orphan_at: float | None = None
+        self.group = Group(supervisor.layout, self.id)
+        self._slot: ids.Slot | None = None
+        self._lock = -1
+        self._child = -1
+        self._child_fd = -1
+        self._init = -1
+        self._init_fd = -1
+        self._status: int | None = None
+        self._control: socket.socket | None = None
+        self._control_buffer = b""
+        self._errors = b""
+        self._stderr = b""
+        self._said: tuple[int, int] | None = None
+        self._why: str | None = None
+        self._kill_at: float | None = None
+        self._end_at: float | None = None
+        self._fds: list[int] = []
+        self._log_fd = -1
+        self._log_size = 0
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When something is due, on the monotonic clock."""
+        times = [item for item in (self._kill_at, self._end_at, self.orphan_at) if item is not None]
+        return min(times) if times else None
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if self._kill_at is not None and self._kill_at <= now:
+            self._kill_at = now + KILL_MARGIN
+            self.kill()
+        if self._end_at is not None and self._end_at <= now:
+            self._end_at = None
+            self.stop(0.0, "lifetime")
+        if self.orphan_at is not None and self.orphan_at <= now:
+            self.orphan_at = None
+            self.stop(0.0, "timeout")
+
+    def start(self, content: int, stream: int) -> None:
+        """Write the intent down, then launch.
+
+        Raises:
+            LaunchError: It cannot be started; nothing is left.
+            OSError: The disk or the machine refused something; nothing is left.
+        """
+        try:
+            self._take_place()
+            self._fork(content, stream)
+        except OSError as error:
+            self._give_back()
+            if error.errno in (28, 122):
+                raise LaunchError("exhausted", f"the disk of {self.supervisor.home} is full: {error}") from error
+            raise
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _take_place(self) -> None:
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            raise LaunchError("conflict", f"the id {self.id} is in use") from None
+        lock = records.try_lock(f"{self.path}/lock", create=True)
+        if lock is None:
+            raise LaunchError("conflict", f"the id {self.id} is in use")
+        self._lock = lock
+        self.record["supervisor"] = {
+            "token": self.supervisor.token,
+            "pid": os.getpid(),
+            "start": records.start_time(os.getpid()),
+        }
+        self.record["groups"] = self.group.paths
+        records.write(f"{self.path}/record.json", self.record, durable=True)
+        if self.job["shift_ids"]:
+            self.supervisor.next_slot += 1
+            self._slot = ids.take_slot(f"{self.supervisor.home}/slots", self.supervisor.next_slot)
+            if self._slot is None:
+                raise LaunchError("exhausted", "every range of user ids is taken by a running sandbox")
+        limits = self.job["limits"]
+        try:
+            self.group.make(
+                memory=limits["memory"] + self.job["disk_bytes"],
+                processes=limits["processes"],
+                cpu_millicores=limits["cpu"],
+            )
+        except OSError as error:
+            step = "control group"
+            raise LaunchError("isolation", f"{step}: {error}", step=step, remedy=launch.REFUSALS[step]) from error
+
+    def _fork(self, content: int, stream: int) -> None:
+        listener = self._listen()
+        control, agent_control = socket.socketpair()
+        errors_read, errors_write = os.pipe()
+        info_read, info_write = os.pipe()
+        stderr_read, stderr_write = os.pipe()
+        pipes = {"main_stdout_fd": os.pipe(), "main_stderr_fd": os.pipe()} if self.job["agent"]["main"] else {}
+        child_fds = {
+            "errors": errors_write,
+            "info": info_write,
+            "listen": listener.fileno(),
+            "control": agent_control.fileno(),
+            "stream": stream,
+            "content": content,
+            **{name: pair[1] for name, pair in pipes.items()},
+        }
+        config = self._agent_config(child_fds)
+        if Held.code_fd < 0:
+            Held.code_fd = memory_file("aviato-agent", bootstrap.payload_code())
+        child_fds["code"] = Held.code_fd
+        child_fds["config"] = memory_file("aviato-config", marshal.dumps(config))
+        child_fds["seccomp"] = memory_file("aviato-seccomp", seccomp.build(MACHINE))
+        job = dict(self.job, supervisor=os.getpid(), content_fd=content, users=self.job["shift_ids"])
+        job["agent_argv"] = bootstrap.loader_argv(self.job["python"], child_fds["code"], child_fds["config"])
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(stderr_write, 2)
+            launch.launch(job, child_fds, self.group, self._slot.base if self._slot else None)
+        self._child = pid
+        self._child_fd = os.pidfd_open(pid)
+        for name in ("config", "seccomp", "errors", "info", *pipes):
+            os.close(child_fds[name])
+        os.close(stderr_write)
+        listener.close()
+        agent_control.close()
+        control.setblocking(False)
+        self._control = control
+        supervisor = self.supervisor
+        supervisor.listen(self._child_fd, select.EPOLLIN, self._child_ended)
+        supervisor.listen(control.fileno(), select.EPOLLIN, self._controlled)
+        self._read(errors_read, self._take_errors)
+        self._read(info_read, self._take_info)
+        self._read(stderr_read, self._take_stderr)
+        for number, (name, pair) in enumerate(pipes.items()):
+            self._read(pair[0], self._logger(number + 1))
+            del name
+        if self.record["lifetime"]:
+            self._end_at = time.monotonic() + self.record["lifetime"]
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            listener.bind(f"/proc/self/fd/{folder}/agent.sock")
+        finally:
+            os.close(folder)
+        listener.listen(64)
+        return listener
+
+    def _agent_config(self, fds: dict[str, int]) -> dict[str, Any]:
+        agent = self.job["agent"]
+
+        def encode(text: str) -> bytes:
+            return text.encode("utf-8", "surrogateescape")
+
+        return {
+            "env": {encode(name): encode(value) for name, value in agent["env"].items()},
+            "cwd": encode(agent["cwd"]),
+            "user": encode(agent["user"]),
+            "main": [encode(item) for item in agent["main"]] if agent["main"] else None,
+            "main_stdout_fd": fds.get("main_stdout_fd", -1),
+            "main_stderr_fd": fds.get("main_stderr_fd", -1),
+            "listen_fd": fds["listen"],
+            "client_fds": [fds["stream"]],
+            "control_fd": fds["control"],
+            "lifetime_ms": 0,
+            "idle_ms": round(agent["idle"] * 1000),
+            "orphan_ms": 0,
+        }
+
+    def _read(self, fd: int, take: Any) -> None:
+        os.set_blocking(fd, False)
+        self._fds.append(fd)
+
+        def ready(_events: int) -> None:
+            try:
+                data = os.read(fd, 65536)
+            except BlockingIOError:
+                return
+            if data:
+                take(data)
+                return
+            self.supervisor.ignore(fd)
+            self._fds.remove(fd)
+            os.close(fd)
+
+        self.supervisor.listen(fd, select.EPOLLIN, ready)
+
+    def _take_errors(self, data: bytes) -> None:
+        self._errors += data
+
+    def _take_stderr(self, data: bytes) -> None:
+        self._stderr = (self._stderr + data)[-STDERR_BYTES:]
+
+    def _take_info(self, data: bytes) -> None:
+        with contextlib.suppress(ValueError, KeyError, OSError):
+            self._init = json.loads(data)["child-pid"]
+            self._init_fd = os.pidfd_open(self._init)
+            self.supervisor.listen(self._init_fd, select.EPOLLIN, self._init_ended)
+            self.record["init"] = {"pid": self._init, "start": records.start_time(self._init)}
+
+    def _logger(self, number: int) -> Any:
+        def take(data: bytes) -> None:
+            entry = LOG_HEADER.pack(time.time(), number, len(data)) + data
+            if self._log_fd < 0 or self._log_size + len(entry) > LOG_BYTES:
+                self._new_log()
+            with contextlib.suppress(OSError):  # a full disk loses the log, not the sandbox
+                os.write(self._log_fd, entry)
+                self._log_size += len(entry)
+            self.supervisor.log_grew(self.id)
+
+        return take
+
+    def _new_log(self) -> None:
+        if self._log_fd >= 0:
+            os.close(self._log_fd)
+            os.rename(f"{self.path}/log", f"{self.path}/log.1")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._log_fd = os.open(f"{self.path}/log", flags, 0o600)
+        self._log_size = 0
+
+    def _controlled(self, _events: int) -> None:
+        assert self._control is not None  # noqa: S101 - it is what is ready
+        try:
+            data = self._control.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.supervisor.ignore(self._control.fileno())
+            return
+        self._control_buffer = (self._control_buffer + data)[-4096:]
+        while b"\n" in self._control_buffer:
+            line, _, self._control_buffer = self._control_buffer.partition(b"\n")
+            words = line.split()
+            if words == [b"ready"] and not self.ready:
+                self._is_ready()
+            elif len(words) == 3 and words[0] == b"closing" and words[1].isdigit():  # noqa: PLR2004 - the line's words
+                with contextlib.suppress(ValueError):
+                    self._said = (int(words[1]), int(words[2]))
+
+    def _is_ready(self) -> None:
+        self.ready = self.was_ready = True
+        if self._why is None:
+            self.record["status"] = "running"
+        self.record["started_at"] = time.time()
+        with contextlib.suppress(OSError):  # a full disk: the intent is there, and says enough
+            records.write(f"{self.path}/record.json", self.record, durable=False)
+        self.answer_starters()
+        self.supervisor.changed(self.record)
+
+    def answer_starters(self) -> None:
+        """Tell those who asked for the launch that it runs."""
+        for client, number in self.starters:
+            client.send({"n": number, "record": self.record})
+        self.starters.clear()
+
+    def stop(self, grace: float, why: str) -> None:
+        """Ask it to end, and see to it that it does after the grace."""
+        if self._why is None:
+            self._why = why
+            self.record["status"] = "terminating"
+            self.supervisor.changed(self.record)
+        due = time.monotonic() + grace
+        if grace > 0 and self._control is not None and self.ready:
+            with contextlib.suppress(OSError):
+                self._control.send(b"stop %d\n" % round(grace * 1000))
+            due += 0.05
+        else:
+            self.kill()
+        self._kill_at = due if self._kill_at is None else min(self._kill_at, due)
+
+    def kill(self) -> None:
+        """End everything at once, without asking anybody."""
+        if self.group.paths:
+            self.group.kill()
+        for fd in (self._init_fd, self._child_fd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+
+    def extend(self, seconds: float) -> None:
+        """Move the end of its lifetime."""
+        if self._end_at is not None:
+            self._end_at += seconds
+            self.record["lifetime"] += seconds
+
+    def orphaned(self) -> None:
+        """Nobody is connected any more."""
+        if not self.ready:
+            self.stop(0.0, "timeout")
+        elif not self.detached and self.orphan_at is None:
+            self.orphan_at = time.monotonic() + self.record["orphan"]
+
+    def _child_ended(self, _events: int) -> None:
+        _, self._status = os.waitpid(self._child, 0)
+        self.supervisor.ignore(self._child_fd)
+        os.close(self._child_fd)
+        self._child_fd = -1
+        if self._init_fd < 0:
+            self._finish()
+        else:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
+
+    def _init_ended(self, _events: int) -> None:
+        self.supervisor.ignore(self._init_fd)
+        os.close(self._init_fd)
+        self._init_fd = -1
+        if self._child_fd < 0:
+            self._finish()
+
+    def _finish(self) -> None:
+        for fd in list(self._fds):
+            handler = self.supervisor.handlers.get(fd)
+            while fd in self._fds and handler is not None and select.select([fd], [], [], 0)[0]:
+                handler(select.EPOLLIN)
+        if self._control is not None:
+            with contextlib.suppress(KeyError, OSError):
+                self._controlled(select.EPOLLIN)
+        self._conclude()
+        error = None if self.ready else self._start_error()
+        self._give_back(keep_directory=self.ready)
+        for client, number in self.starters:
+            assert error is not None  # noqa: S101 - those who started were answered when it was ready
+            client.send({"n": number, "error": error.as_message()})
+        for client, number in self.stoppers:
+            client.send({"n": number, "record": self.record})
+        self.starters.clear()
+        self.supervisor.over(self)
+        self.supervisor.changed(self.record)
+
+    def _conclude(self) -> None:
+        record = self.record
+        said, code = self._said or (0, -1)
+        oom = self.group.oom_kills()
+        reason = self._why or _REASONS.get(said)
+        record["ended_at"] = time.time()
+        if self._why is None and said == 1 and 0 <= code <= 255:  # noqa: PLR2004 - a return code
+            record["returncode"] = code
+            record["status"] = "completed" if code == 0 else "failed"
+            record["exit_reason"] = "signalled" if code > 128 else "exited"  # noqa: PLR2004 - a shell's code for signals
+            if code == 137 and oom:  # noqa: PLR2004 - killed
+                record["exit_reason"] = "oom_killed"
+        elif reason in ("stopped", "idle", "lifetime", "timeout"):
+            record["status"], record["exit_reason"] = "terminated", reason
+        elif oom:
+            record["status"], record["exit_reason"] = "failed", "oom_killed"
+        else:
+            record["status"], record["exit_reason"] = "failed", "lost"
+            record["message"] = (
+                f"its agent ended with status {self._status}: {self._stderr.decode(errors='replace').strip()}"
+            )
+
+    def _start_error(self) -> LaunchError:
+        if self._why is not None:
+            return LaunchError("stopped", f"sandbox {self.id} was stopped while it started")
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            told = json.loads(self._errors)
+            return LaunchError("isolation", told["message"], step=told["step"], remedy=told["remedy"])
+        text = self._stderr.decode(errors="replace").strip()
+        if "bwrap" in text:
+            remedy = launch.REFUSALS["user namespace"] if "namespace" in text else launch.REFUSALS["mount namespace"]
+            return LaunchError("isolation", text, step="bubblewrap", remedy=remedy)
+        return LaunchError(
+            "agent", f"the agent of {self.id} ended with status {self._status}: {text or 'it said nothing'}"
+        )
+
+    def _give_back(self, *, keep_directory: bool = False) -> None:
+        for fd in self._fds:
+            self.supervisor.ignore(fd)
+            os.close(fd)
+        self._fds.clear()
+        if self._control is not None:
+            self.supervisor.ignore(self._control.fileno())
+            self._control.close()
+            self._control = None
+        self.group.remove()
+        if self._slot is not None:
+            self._slot.release()
+        if self._log_fd >= 0:
+            os.close(self._log_fd)
+            self._log_fd = -1
+        if self._lock >= 0:
+            if keep_directory:
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{self.path}/agent.sock")
+                with contextlib.suppress(OSError):
+                    records.write(f"{self.path}/record.json", self.record, durable=False)
+            else:
+                records.remove(self.path)
+            os.close(self._lock)
+            self._lock = -1

@@ -1,0 +1,69 @@
+"""User ids of sandboxes: a range of its own for each, held by a lock on a slot.
+
+As root a sandbox's ids are shifted to a range that nothing else uses: the range of `/etc/subuid` given to `aviato` or
+`root`, else ids from 1879048192, which systemd's table of uid ranges (https://systemd.io/UIDS-GIDS/) leaves unused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+FIRST_ID = 1879048192
+IDS = 65536
+SLOTS = 4096
+
+
+def sub_ranges(path: str, names: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Read the ranges (first id, count) that `/etc/subuid` or `/etc/subgid` gives to one of the names."""
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the supervisor does without pathlib
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    ranges = []
+    for line in lines:
+        name, _, rest = line.partition(":")
+        first, _, count = rest.partition(":")
+        if name in names and first.isdigit() and count.isdigit():
+            ranges.append((int(first), int(count)))
+    return ranges
+
+
+def root_ranges() -> tuple[int, int]:
+    """Return the first id for sandboxes of root and the number of slots."""
+    users = sub_ranges("/etc/subuid", ("aviato",)) or sub_ranges("/etc/subuid", ("root",))
+    groups = sub_ranges("/etc/subgid", ("aviato",)) or sub_ranges("/etc/subgid", ("root",))
+    if users and users[:1] == groups[:1] and users[0][1] >= IDS:
+        return users[0][0], users[0][1] // IDS
+    return FIRST_ID, SLOTS
+
+
+class Slot:
+    """One range of ids, held until it is released or the process ends."""
+
+    def __init__(self, fd: int, number: int, base: int) -> None:
+        self.fd = fd
+        self.number = number
+        self.base = base
+
+    def release(self) -> None:
+        """Give it back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def take_slot(directory: str, hint: int) -> Slot | None:
+    """Take a free slot, looking from `hint` on; None when all are taken."""
+    first, count = root_ranges()
+    for step in range(count):
+        number = (hint + step) % count
+        fd = os.open(f"{directory}/{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            continue
+        return Slot(fd, number, first + number * IDS)
+    return None

@@ -1,0 +1,252 @@
+"""Between the public values and what the supervisor works with: jobs to do, records to show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cattrs
+
+from aviato.engines.base import SandboxSpec
+from aviato.engines.local import etc, records
+from aviato.engines.local.cgroups import find_layout
+from aviato.engines.local.images import ImageStore, ResolvedImage
+from aviato.engines.local.seccomp import ARCHITECTURES
+from aviato.engines.local.syscalls import MACHINE
+from aviato.exceptions import CapabilityError, ConfigurationError, IsolationUnavailableError
+from aviato.models import ExitReason, Isolation, Protection, Resources, SandboxInfo, SandboxStatus
+
+DEFAULT_IMAGE = "host"
+LONGEST_LIFETIME = 24 * 3600.0
+ORPHAN_SECONDS = 2.0
+MEMORY_BYTES = 2 << 30
+DISK_BYTES = 1 << 30
+PROCESSES = 512
+BYTES_PER_INODE = 16384
+FILES_OPEN = 4096
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def python_program() -> str:
+    """Return the interpreter that runs this, never a virtual environment's or a shim."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes]]:
+    """Turn a specification into a job and the content of its mounted files.
+
+    Raises:
+        CapabilityError: This machine cannot give what was asked for.
+        IsolationUnavailableError: A protection is not to be had.
+        ImageNotFoundError: The image is not in the store.
+        ConfigurationError: The state directory cannot be used.
+    """
+    try:
+        records.prepare(home)
+        etc_copy = etc.prepare(home)
+    except OSError as error:
+        raise ConfigurationError(
+            f"AVIATO_HOME {home!r} cannot be used: {error.strerror or error}",
+            hint="Set AVIATO_HOME to a directory that this user owns and may write, with space left.",
+        ) from error
+    _refuse(spec)
+    bwrap = shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin")
+    if bwrap is None:
+        raise IsolationUnavailableError(
+            "bubblewrap is not installed", step="bubblewrap", remedy="Install it: apt-get install bubblewrap"
+        )
+    if MACHINE not in ARCHITECTURES:
+        raise IsolationUnavailableError(
+            f"there is no system call filter for {MACHINE}",
+            step="seccomp",
+            remedy=f"Use one of {', '.join(ARCHITECTURES)}.",
+        )
+    image = ImageStore(home).resolve(spec.image or DEFAULT_IMAGE)
+    is_root = os.getuid() == 0
+    limits, isolation = _limits(spec.resources, is_root=is_root)
+    disk = spec.resources.disk_bytes or DISK_BYTES
+    if spec.user is not None and not is_root and spec.user not in ("0", "root"):
+        raise CapabilityError(
+            f"user={spec.user!r}: an ordinary user's sandboxes have one user only",
+            hint="Leave user out, or run as root.",
+        )
+    mounted, content = _mounted(spec)
+    python = python_program()
+    environment = {
+        "PATH": PATH,
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "TMPDIR": spec.temp_dir,
+        **image.environment,
+        **spec.environment,
+    }
+    job = {
+        "id": spec.sandbox_id,
+        "bwrap": bwrap,
+        "python": python,
+        "shift_ids": is_root,
+        "disk_bytes": disk,
+        "inodes": max(4096, disk // BYTES_PER_INODE),
+        "limits": limits,
+        "rlimits": _rlimits(disk, limits, isolation, is_root=is_root),
+        "mounted": mounted,
+        "files": {},
+        **_tree(image, etc_copy, python),
+        "agent": {
+            "env": environment,
+            "cwd": spec.working_dir or image.working_dir or "/workspace",
+            "user": spec.user or "",
+            "main": list(spec.command) if spec.command else None,
+            "idle": spec.idle_timeout_seconds or 0,
+        },
+        "record": {
+            "id": spec.sandbox_id,
+            "image": image.name,
+            "status": "creating",
+            "created_at": time.time(),
+            "tags": list(spec.tags),
+            "annotations": dict(spec.annotations),
+            "resources": cattrs.unstructure(spec.resources),
+            "detached": spec.detached,
+            "lifetime": spec.max_lifetime_seconds or LONGEST_LIFETIME,
+            "orphan": ORPHAN_SECONDS if spec.orphan_timeout_seconds is None else spec.orphan_timeout_seconds,
+            "isolation": cattrs.unstructure(isolation),
+        },
+    }
+    return job, content
+
+
+def _refuse(spec: SandboxSpec) -> None:
+    if spec.resources.gpu_count:
+        raise CapabilityError("the local engine has no GPUs to give", hint="Leave gpu out, or use another engine.")
+    for name, asked in (
+        ("volumes", spec.volumes),
+        ("secrets", spec.secrets),
+        ("ports", spec.network.exposed_ports),
+        ("network.allow_hosts", spec.network.allow_hosts),
+        ("runtime", spec.runtime),
+    ):
+        if asked:
+            raise CapabilityError(f"the local engine has no {name}", hint=f"Leave {name} out, or use another engine.")
+    if spec.network.ingress_mode != "none":
+        raise CapabilityError('the local engine cannot publish ports: network.ingress_mode must be "none"')
+    if spec.network.egress_mode != "none":
+        raise CapabilityError('network.egress_mode="internet" is not available here')
+
+
+def _limits(asked: Resources, *, is_root: bool) -> tuple[dict[str, Any], Isolation]:
+    layout = find_layout()
+    memory = asked.memory_bytes or MEMORY_BYTES
+    if asked.cpu_millicores is not None and "cpu" not in layout.controllers:
+        raise CapabilityError(
+            f"cpu: this user may not make control groups, so {asked.cpu_millicores} millicores cannot be held",
+            hint="Run as root, delegate a control group (systemd: Delegate=yes), or leave cpu out.",
+        )
+    held = {
+        name: Protection.HARD if name in layout.controllers else Protection.BEST_EFFORT for name in ("memory", "pids")
+    }
+    cpu = Protection.NONE if asked.cpu_millicores is None else Protection.HARD
+    notes = [] if asked.cpu_millicores is not None else ["CPU time is not limited: none was asked for"]
+    if not is_root:
+        notes.append("an escape from the sandbox would have the rights of this user")
+    isolation = Isolation(
+        ids=Protection.HARD if is_root else Protection.BEST_EFFORT,
+        seccomp=Protection.HARD,
+        memory=held["memory"],
+        pids=held["pids"],
+        cpu=cpu,
+        disk=Protection.HARD,
+        network=Protection.HARD,
+        notes=tuple(notes),
+    )
+    limits = {"memory": memory, "processes": asked.max_processes or PROCESSES, "cpu": asked.cpu_millicores}
+    return limits, isolation
+
+
+def _rlimits(disk: int, limits: Mapping[str, Any], isolation: Isolation, *, is_root: bool) -> dict[str, int]:
+    rlimits = {
+        "NOFILE": FILES_OPEN,
+        "CORE": 0,
+        "MEMLOCK": 64 * 1024,
+        "MSGQUEUE": 0,
+        "RTPRIO": 0,
+        "SIGPENDING": 1024,
+        "FSIZE": disk,
+    }
+    if isolation.pids is not Protection.HARD and not is_root:
+        rlimits["NPROC"] = limits["processes"]
+    if isolation.memory is not Protection.HARD:
+        rlimits["AS"] = limits["memory"]
+    return rlimits
+
+
+def _tree(image: ResolvedImage, etc_copy: str, python: str) -> dict[str, Any]:
+    prefix = str(Path(sys.base_prefix).resolve())
+    lent = {} if prefix in ("/usr", "/") else {prefix: prefix}
+    if image.kind == "host":
+        layers = {place: place for place in ("/usr", "/opt") if os.path.isdir(place)}
+        layers["/etc"] = etc_copy
+        names = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
+        links = {f"/{name}": os.readlink(f"/{name}") for name in names if os.path.islink(f"/{name}")}
+        for name in names:
+            if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}"):
+                layers[f"/{name}"] = f"/{name}"
+        return {"layers": layers, "links": links, "lent": lent, "named_python": python}
+    assert image.root is not None  # noqa: S101 - what an image is
+    return {"layers": {"/": image.root}, "links": {}, "lent": lent, "named_python": ""}
+
+
+def _mounted(spec: SandboxSpec) -> tuple[list[tuple[str, int, int]], list[bytes]]:
+    places, content, at = [], [], 0
+    for file in spec.mounted_files:
+        path = os.path.normpath(file.path)
+        if path.startswith(("/proc", "/sys", "/dev")) or path == "/":
+            raise CapabilityError(f"mounted_files: {file.path!r} is in a place that belongs to the sandbox itself")
+        places.append((path, at, len(file.content)))
+        content.append(file.content)
+        at += len(file.content)
+    return places, content
+
+
+def _time(value: float | None) -> datetime | None:
+    return None if value is None else datetime.fromtimestamp(value, UTC)
+
+
+def describe(record: Mapping[str, Any]) -> SandboxInfo:
+    """Turn a record into the public value."""
+    reason = record.get("exit_reason")
+    created = _time(record["created_at"])
+    assert created is not None  # noqa: S101 - every record has it
+    return SandboxInfo(
+        sandbox_id=record["id"],
+        status=SandboxStatus(record["status"]),
+        container_image=record["image"],
+        created_at=created,
+        started_at=_time(record.get("started_at")),
+        ended_at=_time(record.get("ended_at")),
+        returncode=record.get("returncode"),
+        exit_reason=None if reason is None else ExitReason(reason),
+        message=record.get("message", ""),
+        tags=tuple(record["tags"]),
+        annotations=record["annotations"],
+        resources=_resources(record["resources"]),
+        isolation=_isolation(record["isolation"]),
+        detached=record["detached"],
+    )
+
+
+def _resources(value: Mapping[str, Any]) -> Resources:
+    made = Resources.__new__(Resources)
+    made.__attrs_init__(**value)  # type: ignore[attr-defined]  # the record has its fields, not its quantities
+    return made
+
+
+def _isolation(value: Mapping[str, Any]) -> Isolation:
+    fields = {name: Protection(item) for name, item in value.items() if name != "notes"}
+    return Isolation(**fields, notes=tuple(value["notes"]))

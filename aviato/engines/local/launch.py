@@ -1,0 +1,334 @@
+"""From a forked child of the supervisor to the agent in a sandbox: the protections, one after the other, in their order.
+
+Each step that is refused ends the child with the step's name; nothing is skipped. The order matters: descriptors and keyring first, groups and
+priority while `/proc/self` is still ours, then the ids, then the file system, and limits inside the namespaces.
+See "What protects a sandbox" in the documentation for what each step is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+from typing import Any, NoReturn
+
+from aviato.engines.local import profile
+from aviato.engines.local.cgroups import Group
+from aviato.engines.local.ids import IDS
+from aviato.engines.local.syscalls import (
+    ATTR_NODEV,
+    ATTR_NOSUID,
+    ATTR_RDONLY,
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    clone_mount,
+    close_all_but,
+    join_new_keyring,
+    mount,
+    prctl,
+    unshare,
+)
+
+STAGE = "/tmp"  # noqa: S108 - a mount point in a private namespace, which bubblewrap needs as well
+USER_LIMITS = {
+    "max_user_namespaces": 0,
+    "max_inotify_instances": 64,
+    "max_inotify_watches": 8192,
+    "max_fanotify_groups": 0,
+}
+REFUSALS = {
+    "user namespace": (
+        "The machine forbids user namespaces. On Ubuntu 23.10 and later: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, "
+        "or an AppArmor profile for bwrap and python; elsewhere: sysctl -w kernel.unprivileged_userns_clone=1 and "
+        "user.max_user_namespaces=10000; in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined."
+    ),
+    "mount namespace": "Mounting is forbidden here. In Docker: run with --privileged, or use the Docker engine.",
+    "root file system": "The kernel must offer tmpfs and overlayfs (Linux 5.11 or later for ordinary users).",
+    "bubblewrap": "Install it: apt-get install bubblewrap",
+    "control group": "Give this user its groups (systemd: Delegate=yes), or ask for no limits on CPU and memory.",
+}
+
+
+class StepError(Exception):
+    """A step that was refused."""
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(f"{step}: {error}")
+        self.step = step
+
+
+class _Step:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (OSError, ValueError)):
+            raise StepError(self.name, error) from error
+
+
+def launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | None) -> NoReturn:
+    """Become a sandbox; called in a forked child, and never returns.
+
+    Args:
+        job: What to make, as `supervisor` describes it.
+        fds: Descriptors by name: `errors` to report on, `info` for bubblewrap, and those for the agent.
+        group: Its control groups, made already.
+        base: First id of its range as root, None as an ordinary user.
+    """
+    try:
+        _launch(job, fds, group, base)
+    except StepError as error:
+        _report(fds["errors"], error.step, str(error))
+    except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
+        _report(fds["errors"], "launcher", f"{type(error).__name__}: {error}")
+    os._exit(1)
+
+
+def _report(fd: int, step: str, message: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(fd, json.dumps({"step": step, "message": message, "remedy": REFUSALS.get(step, "")}).encode())
+
+
+def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | None) -> NoReturn:
+    os.setpgid(0, 0)
+    prctl(PR_SET_PDEATHSIG, 9)
+    if os.getppid() != job["supervisor"]:
+        os._exit(1)
+    with _Step("descriptors"):
+        close_all_but({0, 1, 2, *fds.values()})
+    with _Step("keyring"):
+        join_new_keyring()
+    with _Step("control group"):
+        group.join()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123 - see imports
+        file.write("500")
+    root = f"{STAGE}/root"
+    if base is not None:
+        _as_root(job, root, base)
+    else:
+        _as_user(job, root)
+    for name, value in USER_LIMITS.items():
+        with contextlib.suppress(OSError), open(f"/proc/sys/user/{name}", "w", encoding="ascii") as file:  # noqa: PTH123 - see imports
+            file.write(str(value))
+    with _Step("limits"):
+        for name, value in job["rlimits"].items():
+            _limit(getattr(resource, f"RLIMIT_{name}"), value)
+    argv = profile.command_line(job, fds, root, f"{STAGE}/shm")
+    for name, fd in fds.items():
+        os.set_inheritable(fd, name not in {"errors", "content"})
+    os.umask(0o022)
+    with _Step("bubblewrap"):
+        os.execve(job["bwrap"], argv, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})  # noqa: S606 - this is the launcher
+
+
+def _limit(which: int, value: int) -> None:
+    _, hard = resource.getrlimit(which)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _open_sources(job: dict[str, Any]) -> dict[str, str]:
+    """Name the directories that are lent by descriptors of this mount namespace, because the stage may hide their paths."""
+    sources = {}
+    with _Step("root file system"):
+        for path in (*job["layers"].values(), *job["lent"].values()):
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+            sources[path] = f"/proc/self/fd/{fd}"
+    return sources
+
+
+def _as_root(job: dict[str, Any], root: str, base: int) -> None:
+    """Build the tree as the machine's root, then become the sandbox's own root, which is nobody outside."""
+    with _Step("mount namespace"):
+        unshare(CLONE_NEWNS)
+        mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    sources = _open_sources(job)
+    me = os.getpid()
+    ready_read, ready_write = os.pipe()
+    done_read, done_write = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        os.close(ready_write)
+        os.close(done_read)
+        try:
+            os.read(ready_read, 1)
+            for kind in ("uid", "gid"):
+                _write(f"/proc/{me}/{kind}_map", f"0 {base} {IDS}")
+            namespace = os.open(f"/proc/{me}/ns/user", os.O_RDONLY)
+            _build(job, root, sources, base, namespace)
+            os.write(done_write, b"ok")
+        except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
+            os.write(done_write, str(error).encode())
+        os._exit(0)
+    os.close(ready_read)
+    os.close(done_write)
+    with _Step("user namespace"):
+        os.setgroups([])
+        os.setresgid(base, base, base)
+        os.setresuid(base, base, base)
+        prctl(PR_SET_DUMPABLE, 1)  # so that the helper may write the maps
+        unshare(CLONE_NEWUSER)
+    os.write(ready_write, b"x")
+    answer = b""
+    while piece := os.read(done_read, 4096):
+        answer += piece
+    os.waitpid(helper, 0)
+    if answer != b"ok":
+        raise StepError("root file system", OSError(answer.decode(errors="replace")))
+    with _Step("user namespace"):
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+
+
+def _as_user(job: dict[str, Any], root: str) -> None:
+    """Map the user to the sandbox's root, and build the tree as that."""
+    uid, gid = os.getuid(), os.getgid()
+    with _Step("user namespace"):
+        unshare(CLONE_NEWUSER | CLONE_NEWNS)
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"0 {uid} 1")
+        _write("/proc/self/gid_map", f"0 {gid} 1")
+    with _Step("mount namespace"):
+        mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    sources = _open_sources(job)
+    with _Step("root file system"):
+        _build(job, root, sources, None, -1)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _build(job: dict[str, Any], root: str, sources: dict[str, str], owner: int | None, namespace: int) -> None:
+    """Build the allow-list root on one limited tmpfs."""
+    size = f"size={job['disk_bytes']},nr_inodes={job['inodes']},mode=0755"
+    mount("aviato", STAGE, "tmpfs", MS_NODEV | MS_NOSUID, size)
+
+    def make(path: str, mode: int = 0o755) -> None:
+        os.mkdir(path)
+        os.chmod(path, mode)
+        if owner is not None:
+            os.chown(path, owner, owner)
+
+    for name in ("upper", "work", "lower"):
+        os.mkdir(f"{STAGE}/{name}", 0o755)
+    make(root)
+    make(f"{STAGE}/shm", 0o1777)
+    for index, (place, layer) in enumerate(job["layers"].items()):
+        _overlay(make, f"{root}{place}", str(index), sources[layer], namespace, owner, job)
+    for path, mode in profile.DIRECTORIES.items():
+        if not os.path.lexists(root + path):
+            make(root + path, mode)
+        elif path in profile.EMPTIED:
+            mount("aviato", root + path, "tmpfs", MS_NODEV | MS_NOSUID, "size=4096,mode=0755")
+    for path, target in job["links"].items():
+        if not os.path.lexists(root + path):
+            os.symlink(target, root + path)
+    for place, source in job["lent"].items():
+        _make_parents(make, root, place)
+        if not os.path.isdir(root + place):
+            make(root + place)
+        clone_mount(sources[source], root + place, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
+    for path, text in job["files"].items():
+        _put(root, path, text.encode(), owner)
+    _mount_files(job, make, root, owner)
+
+
+def _overlay(
+    make: Any, place: str, name: str, lower: str, namespace: int, owner: int | None, job: dict[str, Any]
+) -> None:
+    upper, work = f"{STAGE}/upper/{name}", f"{STAGE}/work/{name}"
+    make(upper)
+    make(work)
+    if place.rstrip("/").endswith("/usr") or place.endswith("/root/"):
+        _name_python(job, upper, "" if place.endswith("/root/") else "/usr", owner)
+    if not os.path.isdir(place):
+        make(place)
+    options = f"upperdir={upper},workdir={work}"
+    if namespace >= 0:
+        cloned = f"{STAGE}/lower/{name}"
+        os.mkdir(cloned)
+        try:
+            clone_mount(lower, cloned, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, namespace)
+            lower = cloned
+        except OSError:
+            os.rmdir(
+                cloned
+            )  # a file system without id-mapped mounts: its files then belong to nobody inside, and are read-only
+    else:
+        options += ",userxattr"
+    mount("overlay", place, "overlay", MS_NODEV | MS_NOSUID, f"lowerdir={lower},{options}")
+
+
+def _name_python(job: dict[str, Any], upper: str, prefix: str, owner: int | None) -> None:
+    """Let `python` and `python3` be the interpreter that runs aviato."""
+    python = job["named_python"]
+    if not python:
+        return
+    folder = upper
+    for part in ("local", "bin") if prefix else ("usr", "local", "bin"):
+        folder = f"{folder}/{part}"
+        os.mkdir(folder, 0o755)
+        if owner is not None:
+            os.chown(folder, owner, owner)
+    for name in ("python", "python3"):
+        os.symlink(python, f"{folder}/{name}")
+        if owner is not None:
+            os.lchown(f"{folder}/{name}", owner, owner)
+
+
+def _make_parents(make: Any, root: str, path: str) -> None:
+    at = root
+    for part in path.strip("/").split("/")[:-1]:
+        at = f"{at}/{part}"
+        if not os.path.isdir(at):
+            make(at)
+
+
+def _put(root: str, path: str, data: bytes, owner: int | None) -> None:
+    fd = os.open(root + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    try:
+        os.write(fd, data)
+        if owner is not None:
+            os.fchown(fd, owner, owner)
+    finally:
+        os.close(fd)
+
+
+def _mount_files(job: dict[str, Any], make: Any, root: str, owner: int | None) -> None:
+    """Put the mounted files on the tmpfs and bind them read-only to their places."""
+    if not job["mounted"]:
+        return
+    os.mkdir(f"{STAGE}/mounted", 0o755)
+    content = os.open(f"/proc/self/fd/{job['content_fd']}", os.O_RDONLY)
+    for number, (path, start, length) in enumerate(job["mounted"]):
+        stored = f"{STAGE}/mounted/{number}"
+        fd = os.open(stored, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        os.fchmod(fd, 0o444)
+        sent = 0
+        while sent < length:
+            piece = os.pread(content, min(1 << 20, length - sent), start + sent)
+            os.write(fd, piece)
+            sent += len(piece)
+        if owner is not None:
+            os.fchown(fd, owner, owner)
+        os.close(fd)
+        _make_parents(make, root, path)
+        os.close(os.open(root + path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o444))
+        clone_mount(stored, root + path, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
+    os.close(content)
