@@ -9,7 +9,8 @@ whose id therefore cannot be given to another while the entry lives.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -86,12 +87,43 @@ class Handle:
         """Likewise, and wrap the handles in what it returns."""
         return OperationRef._started(self._home, wrap, function, args, kwargs)
 
-    def _as_ref(self) -> OperationRef[Self]:
-        """Return a ref that is done when awaiting the handle is."""
-        return self._start_wrapped(_awaited, self._core)
-
     def __repr__(self) -> str:
         return repr(self._core)
+
+
+class AwaitableHandle(Handle):
+    """A facade object that awaiting gives back, when it is ready."""
+
+    def _as_ref(self) -> OperationRef[Self]:
+        """Return a ref that is done when awaiting the handle is over."""
+        return self._start_wrapped(_awaited, self._core)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._as_ref().__await__()
+
+
+class ContextHandle(Handle):
+    """A facade object that is a context manager of both kinds; the asynchronous one works on any running loop."""
+
+    def __enter__(self) -> Self:
+        __tracebackhide__ = True
+        self._start(self._core.__aenter__).result()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        self._start(self._core.__aexit__, exc_type, exc, traceback).result()
+
+    async def __aenter__(self) -> Self:
+        await self._start(self._core.__aenter__)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._start(self._core.__aexit__, exc_type, exc, traceback)
 
 
 class RefHandle(OperationRef[T_co], Handle):
@@ -120,9 +152,6 @@ class RefHandle(OperationRef[T_co], Handle):
         else:
             outcome.close()
             raise AssertionError(f"{core!r} called back before it was done")
-
-    def _as_ref(self) -> OperationRef[Any]:
-        return self
 
     def __repr__(self) -> str:
         return Handle.__repr__(self)

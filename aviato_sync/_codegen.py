@@ -23,6 +23,9 @@ REPAIR = "python -P aviato_sync/_codegen.py"
 AT_ONCE = "Returns at once with an `OperationRef`: `.result()` blocks, `await` works on any running event loop."
 INHERITED = frozenset({"done", "cancelled", "exception", "add_done_callback"})
 """Members of an awaitable handle that `OperationRef` has already, with the facade's own meaning."""
+KINDS = ("property", "classmethod", "overload", "facade.direct")
+ITERATORS = frozenset({"AsyncIterator", "AsyncIterable", "AsyncGenerator"})
+QUOTES = '"""'
 IGNORED = frozenset({"__repr__", "__del__", "__slots__"})
 ENDS = {"__aenter__": "__aexit__", "__aexit__": "__aenter__", "__aiter__": "__anext__", "__anext__": "__aiter__"}
 WIDTH = 120
@@ -40,24 +43,21 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass
 class Source:
-    """One module of the core."""
+    """One module of the core; `imports` has, for a name here, its module and its name there, None for a module."""
 
     path: str
     name: str
     text: str
     tree: ast.Module = field(init=False)
     imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    """Name here: module, and name there or None for a module itself."""
     variables: dict[str, str] = field(default_factory=dict)
-    """Type variables and their definitions."""
     handles: list[ast.ClassDef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Read the names."""
         self.tree = ast.parse(self.text, self.path)
         for node in self.tree.body:
-            blocks = node.body if isinstance(node, ast.If) else [node]
-            for statement in blocks:
+            for statement in node.body if isinstance(node, ast.If) else [node]:
                 self._read(statement)
 
     def _read(self, node: ast.stmt) -> None:
@@ -84,7 +84,8 @@ class Member:
 
     name: str
     node: Function
-    kind: str  # "method", "class method" or "property"
+    kind: str
+    """"method", or the name of its decorator: "property", "classmethod", "direct" (in the caller's thread)."""
     overloads: list[Function] = field(default_factory=list)
 
 
@@ -95,409 +96,297 @@ class Module:
         self.source = source
         self.handles = handles
         self.names: set[str] = set()
-        self.bridge: set[str] = {"facade_of"}
-        self.iterators: set[str] = set()
-        self.operation: set[str] = set()
-        self.typing: set[str] = set()
+        """Names that annotations, defaults and bases use, as they are known in the source."""
+        self.needs: dict[str, set[str]] = {"__future__": {"annotations"}, "aviato": {"aio"}}
         self.listing: list[str] = []
 
     def refuse(self, node: ast.AST, problem: str, advice: str) -> Refused:
         """Make the error for a construct of this module."""
         return Refused(self.source.path, node, problem, advice)
 
-    # Reading ---------------------------------------------------------------------------------------------------------
+    def need(self, module: str, *names: str) -> None:
+        """Have names imported."""
+        self.needs.setdefault(module, set()).update(names)
 
     def members(self, cls: ast.ClassDef) -> Iterator[Member]:
         """Iterate over what the facade is to have, in the order of the source."""
         overloads: list[Function] = []
         for node in cls.body:
-            if isinstance(node, (ast.Assign, ast.AnnAssign)):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                for target in targets:
-                    self._private(target, self.source.segment(target))
-            elif isinstance(node, ast.ClassDef):
-                self._private(node, node.name)
-            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                member = self._member(cls, node, overloads)
-                if member is not None:
-                    yield member
+            self._check_attributes(node)
+            member = self._member(cls, node) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else None
+            if member is not None and member.kind == "overload":
+                overloads.append(member.node)
+            elif member is not None:
+                member.overloads, overloads = overloads, []
+                yield member
 
-    def _private(self, node: ast.AST, name: str) -> None:
-        if not name.startswith("_"):
-            raise self.refuse(
-                node, f"the handle has a public attribute {name!r}", "give it a leading underscore and a property"
-            )
-
-    def _member(self, cls: ast.ClassDef, node: Function, overloads: list[Function]) -> Member | None:
+    def _check_attributes(self, node: ast.stmt) -> None:
+        names = [node.name] if isinstance(node, ast.ClassDef) else []
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += map(self.source.segment, targets)
         for inner in ast.walk(node):
             if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
-                owner = inner.value
-                if isinstance(owner, ast.Name) and owner.id == "self":
-                    self._private(inner, inner.attr)
-        kind, skipped, overloaded = self._decorators(node)
-        if skipped is not None:
-            self.listing.append(f"{cls.name}.{node.name}: left out: {skipped}")
-            return None
+                names += [inner.attr] if self.source.segment(inner.value) == "self" else []
+        for name in names:
+            if not name.startswith("_"):
+                raise self.refuse(
+                    node, f"public attribute {name!r} of a handle", "give it an underscore and a property"
+                )
+
+    def _member(self, cls: ast.ClassDef, node: Function) -> Member | None:
+        kind, skipped = self._decorators(node)
         name = node.name
+        if skipped:
+            self.listing.append(f"{cls.name}.{name}: left out: {skipped}")
+            return None
         if name in IGNORED or (name.startswith("_") and not name.startswith("__")):
             return None
         if name == "__init__" and ast.get_docstring(node) is None:
-            self.listing.append(f"{cls.name}(): left out: undocumented, so it is made by other members only")
+            self.listing.append(f"{cls.name}(): left out: it has no docstring, so only other members make it")
             return None
         if name.startswith("__") and name not in {"__init__", "__await__", "__call__", *ENDS}:
             raise self.refuse(node, f"no rule for {name}", 'name it without underscores or mark it @facade.skip("why")')
-        if overloaded:
-            overloads.append(node)
-            return None
-        member = Member(name, node, kind, overloads.copy())
-        overloads.clear()
-        self._check(member)
-        return member
+        others = {other.name for other in cls.body if isinstance(other, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        if name in ENDS and ENDS[name] not in others:
+            raise self.refuse(node, f"{name} without {ENDS[name]}", "define both")
+        if node.returns is None:
+            raise self.refuse(node, f"{name!r} has no return annotation", "write one")
+        outer = outermost(self.source.segment(node.returns))
+        if outer in {"Awaitable", "Coroutine"}:
+            raise self.refuse(node, f"{name!r} returns a bare {outer}", "make it an async def, or return a handle")
+        if isinstance(node, ast.AsyncFunctionDef) and kind in {"property", "direct"}:
+            raise self.refuse(node, f"async {kind} {name!r}", "make it a method: it does I/O")
+        return Member(name, node, kind)
 
-    def _decorators(self, node: Function) -> tuple[str, str | None, bool]:
-        kind, skipped, overloaded = "method", None, False
+    def _decorators(self, node: Function) -> tuple[str, str]:
+        kind, skipped = "method", ""
         for decorator in node.decorator_list:
             text = self.source.segment(decorator)
-            if text == "property":
-                kind = "property"
-            elif text == "classmethod":
-                kind = "class method"
-            elif text == "overload":
-                overloaded = True
-            elif text == "facade.direct":
-                kind = "direct"
+            if text in KINDS:
+                kind = text.removeprefix("facade.") if kind != "overload" else kind
             elif isinstance(decorator, ast.Call) and self.source.segment(decorator.func) == "facade.skip":
-                (reason,) = decorator.args or (None,)
-                if not isinstance(reason, ast.Constant) or not isinstance(reason.value, str) or not reason.value:
+                skipped = "".join(str(ast.literal_eval(reason)) for reason in decorator.args)
+                if not skipped:
                     raise self.refuse(decorator, "skip without a reason", 'write @facade.skip("why")')
-                skipped = reason.value
             else:
-                raise self.refuse(
-                    decorator, f"unknown decorator @{text}", "use property, classmethod, overload or facade.skip"
-                )
-        return kind, skipped, overloaded
+                raise self.refuse(decorator, f"unknown decorator @{text}", f"use {', '.join(KINDS)} or facade.skip")
+        return kind, skipped
 
-    def _check(self, member: Member) -> None:
-        node = member.node
-        is_async = isinstance(node, ast.AsyncFunctionDef)
-        if is_async and member.kind == "property":
-            raise self.refuse(
-                node, f"async property {node.name!r}", "make it a method: properties only read what is known"
-            )
-        if is_async and member.kind == "direct":
-            raise self.refuse(
-                node, f"coroutine {node.name!r} marked direct", "only plain methods run in the caller's thread"
-            )
-        if node.returns is None:
-            raise self.refuse(node, f"{node.name!r} has no return annotation", "write one")
-        outer = self.source.segment(node.returns).split("[")[0].rpartition(".")[2]
-        if outer in {"Awaitable", "Coroutine"}:
-            raise self.refuse(node, f"{node.name!r} returns a bare {outer}", "make it an async def, or return a handle")
-        if ast.get_docstring(node) is None:
-            raise self.refuse(node, f"{node.name!r} has no docstring", "write one: it is the facade's as well")
-        if node.name in ENDS and not any(
-            isinstance(other, (ast.FunctionDef, ast.AsyncFunctionDef)) and other.name == ENDS[node.name]
-            for other in self.owner(node).body
-        ):
-            raise self.refuse(node, f"{node.name} without {ENDS[node.name]}", "define both")
-
-    def owner(self, node: Function) -> ast.ClassDef:
-        """Return the class that a method belongs to."""
-        return next(cls for cls in self.source.handles if node in cls.body)
-
-    def mentions(self, node: ast.expr | None, names: frozenset[str]) -> bool:
+    def mentions(self, node: ast.expr, names: Iterable[str]) -> bool:
         """Tell whether an annotation names one of `names`."""
-        return node is not None and any(isinstance(inner, ast.Name) and inner.id in names for inner in ast.walk(node))
-
-    def has_handle(self, node: ast.expr | None) -> bool:
-        """Tell whether an annotation names a handle."""
-        return self.mentions(node, frozenset(self.handles) | {"Self"})
+        return any(isinstance(inner, ast.Name) and inner.id in names for inner in ast.walk(node))
 
     def use(self, node: ast.expr) -> str:
-        """Copy an annotation or a default, and note what it needs."""
+        """Copy an annotation, default or base, and note what it needs."""
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name):
-                known = inner.id in self.source.imports or inner.id in self.source.variables
-                if not known and inner.id not in self.handles and not hasattr(builtins, inner.id):
-                    raise self.refuse(
-                        inner, f"the name {inner.id!r} cannot be resolved", "import it at the top of the module"
-                    )
+                known = {**self.source.imports, **self.source.variables, **self.handles}
+                if inner.id not in known and not hasattr(builtins, inner.id):
+                    raise self.refuse(inner, f"the name {inner.id!r} cannot be resolved", "import it in this module")
                 self.names.add(inner.id)
         return self.source.segment(node)
 
-    # Writing ---------------------------------------------------------------------------------------------------------
+    def parameter(self, argument: ast.arg, default: ast.expr | None, stars: str = "") -> tuple[str, str]:
+        """Return how a parameter is declared, and how it is passed on."""
+        name = stars + argument.arg
+        if argument.annotation is None:
+            raise self.refuse(argument, f"parameter {name} has no annotation", "write one")
+        declared = f"{name}: {self.use(argument.annotation)}"
+        if default is not None:
+            declared += f" = {self.use(default)}"
+        if not stars and self.mentions(argument.annotation, {"AsyncIterable", "AsyncIterator"}):
+            self.need("aviato_sync._iterators", "feed")
+            return declared, f"feed({name})"
+        if not stars and self.mentions(argument.annotation, self.handles):
+            self.need("aviato_sync._bridge", "unwrap")
+            return declared, f"unwrap({name})"
+        return declared, name
 
     def parameters(self, node: Function) -> tuple[list[str], list[str]]:
         """Return the lines of the signature, and what is passed on."""
         arguments = node.args
-        signature: list[str] = []
-        passed: list[str] = []
-
-        def declare(argument: ast.arg, default: ast.expr | None, stars: str = "") -> str:
-            if argument.annotation is None:
-                raise self.refuse(argument, f"parameter {stars}{argument.arg} has no annotation", "write one")
-            text = f"{stars}{argument.arg}: {self.use(argument.annotation)}"
-            if default is not None:
-                text += f" = {self.use(default)}"
-            signature.append(text)
-            if stars:
-                return f"{stars}{argument.arg}"
-            if self.mentions(argument.annotation, frozenset({"AsyncIterable", "AsyncIterator"})):
-                self.iterators.add("feed")
-                return f"feed({argument.arg})"
-            if self.mentions(argument.annotation, frozenset(self.handles)):
-                self.bridge.add("unwrap")
-                return f"unwrap({argument.arg})"
-            return argument.arg
-
         positional = [*arguments.posonlyargs, *arguments.args]
         defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
-        signature.append(positional[0].arg)
-        for index, (argument, default) in enumerate(zip(positional, defaults, strict=True)):
-            if index:
-                passed.append(declare(argument, default))
-            if index + 1 == len(arguments.posonlyargs):
-                signature.append("/")
-        if arguments.vararg is not None:
-            passed.append(declare(arguments.vararg, None, "*"))
-        elif arguments.kwonlyargs:
+        written = [self.parameter(*pair) for pair in list(zip(positional, defaults, strict=True))[1:]]
+        signature = [positional[0].arg, *(declared for declared, _ in written)]
+        passed = [name for _, name in written]
+        if arguments.posonlyargs:
+            signature.insert(len(arguments.posonlyargs), "/")
+        keywords = [(*pair, "") for pair in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+        if keywords and arguments.vararg is None:
             signature.append("*")
-        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-            passed.append(f"{argument.arg}={declare(argument, default)}")
-        if arguments.kwarg is not None:
-            passed.append(declare(arguments.kwarg, None, "**"))
+        for argument, default, stars in ((arguments.vararg, None, "*"), *keywords, (arguments.kwarg, None, "**")):
+            if argument is None:
+                continue
+            declared, name = self.parameter(argument, default, stars)
+            signature.append(declared)
+            passed.append(name if stars else f"{argument.arg}={name}")
         return signature, passed
-
-    def definition(self, node: Function, returns: str, body: list[str], *, decorators: tuple[str, ...] = ()) -> str:
-        """Write one method."""
-        signature, _ = self.parameters(node)
-        lines = [*(f"    @{name}" for name in decorators)]
-        if len(signature) == 1:
-            lines.append(f"    def {node.name}({signature[0]}) -> {returns}:")
-        else:
-            lines += [f"    def {node.name}(", *(f"        {line}," for line in signature), f"    ) -> {returns}:"]
-        return "\n".join([*lines, *body]) + "\n"
 
     def docstring(self, node: Function | ast.ClassDef, *, at_once: bool = False) -> str:
         """Copy a docstring, indented as it stands, with the line on how the facade returns."""
+        if ast.get_docstring(node) is None:
+            raise self.refuse(node, f"{node.name!r} has no docstring", "write one: it is the facade's as well")
         first = node.body[0]
-        assert isinstance(first, ast.Expr)  # noqa: S101 - checked before
         indent = " " * first.col_offset
-        text = self.source.segment(first.value).replace("asyncio.CancelledError", "concurrent.futures.CancelledError")
+        text = self.source.segment(first).replace("asyncio.CancelledError", "concurrent.futures.CancelledError")
         if at_once:
             quotes = text.index('"""') + 3
             summary, blank, rest = text[quotes:].partition("\n\n")
-            summary = summary.removesuffix('"""').rstrip()
             ending = f"\n\n{rest}" if blank else f'\n{indent}"""'
-            text = f"{text[:quotes]}{summary}\n\n{indent}{AT_ONCE}{ending}"
+            text = f"{text[:quotes]}{summary.removesuffix(QUOTES).rstrip()}\n\n{indent}{AT_ONCE}{ending}"
         return indent + text
 
-    def returned(self, node: Function, body: str) -> tuple[str, str]:
-        """Return the annotation of what a member returns, and the annotation's items for an asynchronous iterator."""
-        assert node.returns is not None  # noqa: S101 - checked before
-        text = self.use(node.returns)
-        outer = text.split("[")[0].rpartition(".")[2]
-        if outer in {"AsyncIterator", "AsyncIterable", "AsyncGenerator"} and isinstance(node.returns, ast.Subscript):
-            self.names.discard(outer)
-            items = node.returns.slice
-            first = items.elts[0] if isinstance(items, ast.Tuple) else items
-            return "iterator", self.source.segment(first)
-        return body, text
-
-    def write(self, cls: ast.ClassDef, member: Member) -> list[str]:
-        """Write one member."""
-        node, name = member.node, member.name
-        self.listing.append(f"{cls.name}.{name}: {member.kind}")
-        _, passed = self.parameters(node)
-        target = f"self._core.{name}" if member.kind != "class method" else f"aio.{cls.name}.{name}"
-        starts, calls = (
-            ("self._start", "self._call") if member.kind != "class method" else ("start_class", "call_class")
-        )
-        shape, text = self.returned(node, "coroutine" if isinstance(node, ast.AsyncFunctionDef) else "plain")
-        decorators = {"class method": ("classmethod",), "property": ("property",)}.get(member.kind, ())
-        in_ref = awaited(cls, self.source) is not None and name == "result"
-        if member.kind == "class method" and shape != "iterator":
-            self.bridge.add(starts if shape == "coroutine" else calls)
-        if name == "__init__":
-            body = call("self._make", [f"aio.{cls.name}", *passed])
-        elif in_ref:
-            body = call("return super().result", passed)
-        elif shape == "iterator":
-            self.iterators.add("BlockingIterator")
-            body = call("return BlockingIterator", [call(f"lambda: {target}", passed, inline=True), "self._home"])
-            text = f"BlockingIterator[{text}]"
-        elif member.kind == "direct":
-            body = call(f"return {target}", passed)
-        elif member.kind == "property":
-            if self.has_handle(node.returns):
-                self.typing.add("cast")
-                body = f'return cast("{text}", self._get("{name}"))'
-            else:
-                body = f"return {target}"
-        elif shape == "coroutine":
-            self.operation.add("OperationRef")
-            wrapped = "_wrapped" if self.has_handle(node.returns) and member.kind != "class method" else ""
-            body = call(f"return {starts}{wrapped}", [target, *passed])
-            text = f"OperationRef[{text}]"
-        elif self.has_handle(node.returns):
-            self.typing.add("cast")
-            wrapped = "" if member.kind == "class method" else "_wrapped"
-            body = call("return cast", [f'"{text}"', call(f"{calls}{wrapped}", [target, *passed])])
-        else:
-            body = call(f"{'' if text == 'None' else 'return '}{calls}", [target, *passed])
-        at_once = shape == "coroutine" and not in_ref
-        hide = () if body.startswith("return self._core.") else ("__tracebackhide__ = True",)  # a read raises nothing
-        lines = [self.docstring(node, at_once=at_once), *indented(*hide, body)]
-        written = [self.overload(member, other) for other in member.overloads]
-        return [*written, self.definition(node, text, lines, decorators=decorators)]
-
-    def overload(self, member: Member, node: Function) -> str:
-        """Write one overload."""
-        self.typing.add("overload")
-        _, text = self.returned(node, "")
+    def returned(self, node: Function) -> tuple[str, str]:
+        """Return the shape of what comes back, "ref", "iterator" or "plain", and its annotation in the facade."""
+        returns = node.returns
+        assert returns is not None  # noqa: S101 - checked before
+        if outermost(self.source.segment(returns)) in ITERATORS and isinstance(returns, ast.Subscript):
+            item = returns.slice.elts[0] if isinstance(returns.slice, ast.Tuple) else returns.slice
+            self.need("aviato_sync._iterators", "BlockingIterator")
+            return "iterator", f"BlockingIterator[{self.use(item)}]"
+        text = self.use(returns)
         if isinstance(node, ast.AsyncFunctionDef):
-            text = f"OperationRef[{text}]"
-        decorators = ("overload", *(("classmethod",) if member.kind == "class method" else ()))
-        return self.definition(node, text, [], decorators=decorators).rstrip("\n") + " ...\n"
+            self.need("aviato_sync._operation", "OperationRef")
+            return "ref", f"OperationRef[{text}]"
+        return "plain", text
 
-    def special(self, cls: ast.ClassDef, names: set[str]) -> list[str]:
-        """Write the members that the facade has in two forms."""
-        written = []
-        if "__aenter__" in names:
-            self.typing.add("Self")
-            self.names |= {"TracebackType"}
-            written.append(CONTEXT)
-        if "__await__" in names and awaited(cls, self.source) is None:
-            self.typing |= {"Any", "Self"}
-            self.names |= {"Generator"}
-            node = next(
-                member for member in cls.body if isinstance(member, ast.FunctionDef) and member.name == "__await__"
-            )
-            written.append(AWAIT.format(doc=self.docstring(node).strip()))
+    def write(self, cls: ast.ClassDef, member: Member) -> str:
+        """Write one member, and its overloads before it."""
+        node, kind = member.node, member.kind
+        self.listing.append(f"{cls.name}.{member.name}: {kind}")
+        signature, passed = self.parameters(node)
+        if member.name == "result" and self.awaited(cls) is not None:  # an OperationRef has it: here is its docstring
+            shape, text = "plain", self.use(node.returns) if node.returns else ""
+            body = call("return super().result", passed)
+        else:
+            shape, text = self.returned(node)
+            body = self.body(cls, member, shape, text, passed)
+        hide = () if body.startswith("return self._core.") else ("__tracebackhide__ = True",)  # reading raises nothing
+        lines = [self.docstring(node, at_once=shape == "ref"), *indented(*hide, body)]
+        decorators = [kind] if kind in {"property", "classmethod"} else []
+        written = definition(member.name, signature, text, decorators, lines)
+        for other in reversed(member.overloads):
+            self.need("typing", "overload")
+            lines, text = self.parameters(other)[0], self.returned(other)[1]
+            head = definition(member.name, lines, text, ["overload", *decorators], [])
+            written = f"{head[:-1]} ...\n\n{written}"
         return written
 
-    def base(self, cls: ast.ClassDef, names: set[str]) -> str:
-        """Return the base classes."""
-        generic = next((self.source.segment(base) for base in cls.bases if "Generic[" in self.source.segment(base)), "")
-        for base in cls.bases:
-            if self.source.segment(base) != generic:
-                raise self.refuse(base, f"handle {cls.name} has a base class", "handles have none but Generic")
-            self.names |= {
-                inner.id for inner in ast.walk(base) if isinstance(inner, ast.Name) and inner.id != "Generic"
-            }
-        value = awaited(cls, self.source)
-        if value is not None:
-            self.bridge.add("RefHandle")
-            return f"RefHandle[{self.use(value)}]"
+    def body(self, cls: ast.ClassDef, member: Member, shape: str, text: str, passed: list[str]) -> str:
+        """Write the one statement of a member."""
+        name, returns = member.name, member.node.returns
+        assert returns is not None  # noqa: S101 - checked before
+        wraps = self.mentions(returns, {*self.handles, "Self"})
+        core, suffix = f"self._core.{name}", "_wrapped" if wraps else ""
+        if name == "__init__":
+            return call("self._make", [f"aio.{cls.name}", *passed])
+        if member.kind == "direct":
+            return call(f"return {core}", passed)
+        if shape == "iterator":
+            inner = f"lambda: {core}({', '.join(passed)})"
+            return call("return BlockingIterator", [inner, "self._home"])
+        start, run = f"self._start{suffix}", f"self._call{suffix}"
+        if member.kind == "classmethod":
+            core, start, run, wraps = f"aio.{cls.name}.{name}", "start_class", "call_class", True
+            self.need("aviato_sync._bridge", start if shape == "ref" else run)
+        if member.overloads:
+            self.need("typing", "Any", "cast")
+            core = f'cast("Any", {core})'  # a ParamSpec cannot stand for several signatures
+        if shape == "ref":
+            return call(f"return {start}", [core, *passed])
+        inner = (f'self._get("{name}")' if wraps else core) if member.kind == "property" else call(run, [core, *passed])
+        if wraps:
+            self.need("typing", "cast")
+            return call("return cast", [f'"{text}"', inner]) if "\n" in inner else f'return cast("{text}", {inner})'
+        return inner if text == "None" else f"return {inner}"
+
+    def awaited(self, cls: ast.ClassDef) -> ast.expr | None:
+        """Return the annotation of what awaiting a handle gives; None when it gives itself, or is not awaitable."""
+        for node in cls.body:
+            if isinstance(node, ast.FunctionDef) and node.name == "__await__":
+                if not isinstance(node.returns, ast.Subscript) or not isinstance(node.returns.slice, ast.Tuple):
+                    raise self.refuse(node, "__await__ does not say what it gives", "return Generator[Any, None, T]")
+                value = node.returns.slice.elts[-1]
+                return None if self.source.segment(value) in {"Self", cls.name} else value
+        return None
+
+    def bases(self, cls: ast.ClassDef, names: set[str]) -> tuple[list[str], str]:
+        """Return the base classes, and the type parameters."""
+        if len(cls.bases) > 1 or any(outermost(self.source.segment(base)) != "Generic" for base in cls.bases):
+            raise self.refuse(cls, f"handle {cls.name} has a base class", "handles have none but Generic")
+        parameters = "".join(self.use(base).removeprefix("Generic") for base in cls.bases)
+        value = self.awaited(cls)
+        bases = [] if value is None else [f"RefHandle[{self.use(value)}]"]
+        if "__await__" in names and not bases:
+            bases.append("AwaitableHandle")
+        if "__aenter__" in names:
+            bases.append("ContextHandle")
+        self.need("aviato_sync._bridge", *(base.partition("[")[0] for base in bases))
         if "__aiter__" in names:
             if not any(isinstance(node, ast.AsyncFunctionDef) and node.name == "read_batch" for node in cls.body):
                 raise self.refuse(
                     cls, f"{cls.name} has no read_batch", "give it one, marked skip: items cross in batches"
                 )
-            self.iterators.add("BatchReader")
-            return f"BatchReader{generic.removeprefix('Generic')}"
-        self.bridge.add("Handle")
-        if generic:
-            self.typing.add("Generic")
-        return f"Handle, {generic}" if generic else "Handle"
+            self.need("aviato_sync._iterators", "BatchReader")
+            self.names.discard("Generic")
+            return [*bases, f"BatchReader{parameters}"], parameters
+        if not bases:
+            bases.append("Handle")
+            self.need("aviato_sync._bridge", "Handle")
+        return [*bases, *([f"Generic{parameters}"] if parameters else [])], parameters
 
     def cls(self, cls: ast.ClassDef) -> str:
         """Write one class."""
-        if ast.get_docstring(cls) is None:
-            raise self.refuse(cls, f"{cls.name} has no docstring", "write one: it is the facade's as well")
         members = list(self.members(cls))
-        names = {member.name for member in members}
-        base = self.base(cls, names)
-        generic = next((self.source.segment(item) for item in cls.bases if "Generic[" in self.source.segment(item)), "")
-        core = f"aio.{cls.name}{generic.removeprefix('Generic')}"
-        parts = [f"@facade_of(aio.{cls.name})\nclass {cls.name}({base}):\n{self.docstring(cls)}\n\n    _core: {core}\n"]
-        inherited = INHERITED if awaited(cls, self.source) is not None else frozenset()
-        for member in members:
-            if member.name not in inherited and member.name not in {"__await__", *ENDS}:
-                parts += self.write(cls, member)
-        return "\n".join([*parts, *self.special(cls, names)])
+        bases, parameters = self.bases(cls, {member.name for member in members})
+        self.need("aviato_sync._bridge", "facade_of")
+        head = f"@facade_of(aio.{cls.name})\nclass {cls.name}({', '.join(bases)}):\n{self.docstring(cls)}\n\n"
+        inherited = {"__await__", *ENDS, *(INHERITED if bases[0].startswith("RefHandle") else ())}
+        parts = [self.write(cls, member) for member in members if member.name not in inherited]
+        return "\n".join([f"{head}    _core: aio.{cls.name}{parameters}\n", *parts])
 
     def text(self) -> str:
         """Write the module."""
         classes = [self.cls(cls) for cls in self.source.handles]
         own = {cls.name for cls in self.source.handles}
-        wanted: dict[str, set[str]] = {"aviato": {"aio"}, "__future__": {"annotations"}}
         modules: set[str] = set()
-        for name in sorted(self.names - set(self.handles)):
-            module, there = self.source.imports.get(name, EXTRA.get(name, ("", None)))
-            if not module:
-                continue
-            if there is None:
+        for name in self.names - set(self.handles):
+            module, there = self.source.imports.get(name, ("", None))
+            if module and there is None:
                 modules.add(module)
-            else:
-                wanted.setdefault(module, set()).add(there if there == name else f"{there} as {name}")
+            elif module:
+                self.need(module, there if there == name else f"{there} as {name}")
         variables = [self.source.variables[name] for name in sorted(self.names) if name in self.source.variables]
-        wanted.setdefault("typing", set()).update(self.typing, (text.split("(")[0].split()[-1] for text in variables))
-        wanted["aviato_sync._bridge"] = self.bridge
-        wanted["aviato_sync._iterators"] = self.iterators
-        wanted["aviato_sync._operation"] = self.operation
-        others = sorted(self.names & set(self.handles) - own)
-        lazy = "".join(f"    {line}\n" for line in handle_imports(others, self.handles))
+        for variable in variables:
+            self.need("typing", variable.split("(")[0].split()[-1])
+        lazy = "".join(f"    {line}\n" for line in handle_imports(self.names & set(self.handles) - own, self.handles))
         if lazy:
-            wanted["typing"].add("TYPE_CHECKING")
+            self.need("typing", "TYPE_CHECKING")
             lazy = f"\nif TYPE_CHECKING:\n{lazy}"
-        exported = all_of(own)
         defined = "\n" + "\n".join(variables) + "\n" if variables else ""
         summary = (ast.get_docstring(self.source.tree) or "").partition("\n")[0]
-        head = f'{banner(self.source.path)}"""{summary}"""\n\n{imports(wanted, modules)}{lazy}\n{exported}{defined}'
-        return f"{head}\n\n" + "\n\n".join(classes)
+        head = f'{banner(self.source.path)}"""{summary}"""\n\n{imports(self.needs, modules)}{lazy}\n{all_of(own)}'
+        return f"{head}{defined}\n\n" + "\n\n".join(classes)
 
 
-EXTRA = {"TracebackType": ("types", "TracebackType"), "Generator": ("collections.abc", "Generator")}
-
-CONTEXT = """\
-    def __enter__(self) -> Self:
-        __tracebackhide__ = True
-        self._start(self._core.__aenter__).result()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        self._start(self._core.__aexit__, exc_type, exc, traceback).result()
-
-    async def __aenter__(self) -> Self:
-        await self._start(self._core.__aenter__)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._start(self._core.__aexit__, exc_type, exc, traceback)
-"""
-
-AWAIT = """\
-    def __await__(self) -> Generator[Any, None, Self]:
-        {doc}
-        return self._as_ref().__await__()
-"""
+def outermost(annotation: str) -> str:
+    """Return the last part of the name that an annotation begins with."""
+    return annotation.partition("[")[0].rpartition(".")[2]
 
 
-def awaited(cls: ast.ClassDef, source: Source) -> ast.expr | None:
-    """Return the annotation of what awaiting a handle gives; None when it gives itself, or is not awaitable."""
-    for node in cls.body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__await__" and isinstance(node.returns, ast.Subscript):
-            items = node.returns.slice
-            value = items.elts[-1] if isinstance(items, ast.Tuple) else items
-            return None if source.segment(value) in {"Self", cls.name} else value
-    return None
+def definition(name: str, signature: list[str], returns: str, decorators: list[str], body: list[str]) -> str:
+    """Write one method, with one parameter a line."""
+    listed = "".join(f"        {line},\n" for line in signature)
+    head = f"({signature[0]})" if len(signature) == 1 else f"(\n{listed}    )"
+    lines = [*(f"    @{decorator}" for decorator in decorators), f"    def {name}{head} -> {returns}:", *body]
+    return "\n".join(lines) + "\n"
 
 
-def call(function: str, arguments: list[str], *, inline: bool = False) -> str:
+def call(function: str, arguments: list[str]) -> str:
     """Write a call: on one line if it has at most one argument, else one argument a line, which formatters keep."""
-    if inline or len(arguments) <= 1:
+    if len(arguments) <= 1:
         return f"{function}({', '.join(arguments)})"
     lines = "\n".join(f"    {line}" for argument in arguments for line in f"{argument},".splitlines())
     return f"{function}(\n{lines}\n)"
@@ -536,15 +425,11 @@ def imports(wanted: dict[str, set[str]], modules: set[str]) -> str:
 
     def section(module: str) -> int:
         top = module.partition(".")[0]
-        return (
-            0 if top == "__future__" else 1 if top in sys.stdlib_module_names else 3 if top.startswith("aviato") else 2
-        )
+        return {"__future__": 0, "aviato": 3, "aviato_sync": 3}.get(top, 1 if top in sys.stdlib_module_names else 2)
 
     for module in sorted(modules):
         sections[section(module)].append(f"import {module}\n")
     for module in sorted(wanted):
-        if not wanted[module]:
-            continue
         names = sorted(wanted[module], key=_rank)
         line = f"from {module} import {', '.join(names)}\n"
         if len(line) > WIDTH + 1:
@@ -608,9 +493,8 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
             sys.stderr.write("\n".join(problems) + f"\nthe facade is not fresh; repair it with\n    {REPAIR}\n")
         return 1 if problems else 0
     directory.mkdir(parents=True, exist_ok=True)
-    for path in directory.rglob("*.py"):
-        if path.relative_to(directory).as_posix() not in files:
-            path.unlink()
+    for path in set(directory.rglob("*.py")) - {directory / name for name in files}:
+        path.unlink()
     for name, text in files.items():
         (directory / name).write_text(text)
     return 0

@@ -25,7 +25,6 @@ __all__ = ["BlockingIterator"]
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 BATCH = 256
 """Most items that one crossing brings."""
@@ -33,10 +32,10 @@ AHEAD = 64
 """Most items that a pump makes before anybody has asked for them."""
 
 
-class _Source(Protocol[T_co]):
+class _Source(Protocol[T]):
     """What batches come from, on the loop thread."""
 
-    async def read_batch(self, limit: int) -> list[T_co]: ...
+    async def read_batch(self, limit: int) -> list[T]: ...
 
 
 class _Batches(Generic[T]):

@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from aviato.aio import stop_all_at_exit
+import aviato.aio  # noqa: F401 - see the end of this module
 from aviato.exceptions import ForkError
 from aviato_sync._tracebacks import raisable
 
@@ -341,6 +341,5 @@ def _at_exit() -> None:
         _home.park()
 
 
-assert stop_all_at_exit  # noqa: S101 - hooks run last in first out: the core's must be registered before ours
-atexit.register(_at_exit)
+atexit.register(_at_exit)  # hooks run last in, first out: this module imports the core so that its hook runs after this
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar, overload
 
-from aviato_sync._bridge import Handle
+from aviato_sync._bridge import AwaitableHandle, Handle
 from aviato_sync._operation import CLEANUP_SECONDS, VALUE, OperationRef
 
 __all__ = ["as_completed", "results", "wait"]
@@ -29,7 +29,7 @@ def _refs(waitables: Iterable[Any], name: str) -> list[tuple[Any, OperationRef[A
 def _ref(item: Any, name: str) -> OperationRef[Any]:
     if isinstance(item, OperationRef):
         return item
-    if isinstance(item, Handle) and isinstance(item, Awaitable):
+    if isinstance(item, AwaitableHandle):
         return item._as_ref()
     raise TypeError(f"{name} must hold sandboxes, processes and other OperationRefs, not {item!r}")
 
@@ -99,9 +99,8 @@ def results(refs: OperationRef[T] | Iterable[OperationRef[T]]) -> T | list[T]:
         except KeyboardInterrupt:
             _give_up(pending)
             raise
-    failed = _failed(items)
-    if failed:
-        return failed[0].result()
+    for ref in _failed(items)[:1]:
+        ref.result()  # raises
     return [ref.result() for ref in items]
 
 
@@ -196,7 +195,7 @@ def _completions(
         if pending:
             pending[0][1]._home.check_blocking()
         for pair in pending:
-            listener = partial(finished.put, pair)
+            listener: Callable[[], object] = partial(finished.put, pair)
             listeners.append((pair[1], listener))
             pair[1]._listen(listener)
         for item, ref in done:

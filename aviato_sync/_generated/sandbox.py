@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from aviato import aio
 from aviato.models import ExitReason, Isolation, Resources, SandboxDefaults, SandboxStatus
-from aviato_sync._bridge import Handle, call_class, facade_of, start_class
+from aviato_sync._bridge import AwaitableHandle, ContextHandle, call_class, facade_of, start_class
 from aviato_sync._iterators import feed
 from aviato_sync._operation import OperationRef
 
@@ -27,7 +26,7 @@ __all__ = [
 
 
 @facade_of(aio.Sandbox)
-class Sandbox(Handle):
+class Sandbox(AwaitableHandle, ContextHandle):
     """An isolated environment in which commands run.
 
     Made by `Session.sandbox`, by `Sandbox.run`, or not yet started by the constructor, which takes the fields of
@@ -560,33 +559,3 @@ class Sandbox(Handle):
             graceful_shutdown_seconds=graceful_shutdown_seconds,
             missing_ok=missing_ok,
         )
-
-    def __enter__(self) -> Self:
-        __tracebackhide__ = True
-        self._start(self._core.__aenter__).result()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        self._start(self._core.__aexit__, exc_type, exc, traceback).result()
-
-    async def __aenter__(self) -> Self:
-        await self._start(self._core.__aenter__)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._start(self._core.__aexit__, exc_type, exc, traceback)
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        """Wait until it runs."""
-        return self._as_ref().__await__()

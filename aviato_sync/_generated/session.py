@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from aviato import aio
 from aviato.aio.function import RemoteFunction
 from aviato.models import SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
-from aviato_sync._bridge import Handle, facade_of, unwrap
+from aviato_sync._bridge import ContextHandle, facade_of, unwrap
 from aviato_sync._operation import OperationRef
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ R = TypeVar("R")
 
 
 @facade_of(aio.Session)
-class Session(Handle):
+class Session(ContextHandle):
     """Sandboxes that are stopped together.
 
     As a context manager it is closed at the end, also after an exception, and the exception of the body
@@ -234,7 +233,7 @@ class Session(Handle):
         """
         __tracebackhide__ = True
         return self._call(
-            self._core.function,
+            cast("Any", self._core.function),
             function,
             container_image=container_image,
             serialization=serialization,
@@ -260,29 +259,3 @@ class Session(Handle):
         """
         __tracebackhide__ = True
         return self._start(self._core.close)
-
-    def __enter__(self) -> Self:
-        __tracebackhide__ = True
-        self._start(self._core.__aenter__).result()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        self._start(self._core.__aexit__, exc_type, exc, traceback).result()
-
-    async def __aenter__(self) -> Self:
-        await self._start(self._core.__aenter__)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._start(self._core.__aexit__, exc_type, exc, traceback)

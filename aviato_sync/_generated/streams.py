@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import TypeVar, cast
 
 from aviato import aio
-from aviato_sync._bridge import Handle, facade_of
+from aviato_sync._bridge import ContextHandle, Handle, facade_of
 from aviato_sync._iterators import BatchReader
 from aviato_sync._operation import OperationRef
 
@@ -21,7 +20,7 @@ T = TypeVar("T", str, bytes)
 
 
 @facade_of(aio.StreamReader)
-class StreamReader(BatchReader[T]):
+class StreamReader(ContextHandle, BatchReader[T]):
     """Output of a command, in order, each byte once.
 
     A reader of `str` gives complete lines with their newline; the last one may lack it. A line that stays incomplete
@@ -69,32 +68,6 @@ class StreamReader(BatchReader[T]):
         """
         __tracebackhide__ = True
         return self._start(self._core.close)
-
-    def __enter__(self) -> Self:
-        __tracebackhide__ = True
-        self._start(self._core.__aenter__).result()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        self._start(self._core.__aexit__, exc_type, exc, traceback).result()
-
-    async def __aenter__(self) -> Self:
-        await self._start(self._core.__aenter__)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._start(self._core.__aexit__, exc_type, exc, traceback)
 
 
 @facade_of(aio.StreamWriter)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
-from aviato_sync._bridge import Handle, RefHandle, facade_of
+from aviato_sync._bridge import AwaitableHandle, ContextHandle, RefHandle, facade_of
 from aviato_sync._iterators import BatchReader, BlockingIterator
 from aviato_sync._operation import OperationRef
 
@@ -243,7 +243,7 @@ class Reader(BatchReader[int]):
 
 
 @facade_of(CoreBox)
-class Box(Handle):
+class Box(AwaitableHandle, ContextHandle):
     """The facade of `CoreBox`."""
 
     _core: CoreBox
@@ -310,20 +310,3 @@ class Box(Handle):
     def numbers(self, count: int) -> BlockingIterator[int]:
         """Make numbers."""
         return BlockingIterator(lambda: self._core.numbers(count), self._home)
-
-    def __await__(self) -> Generator[Any, None, Box]:
-        return self._as_ref().__await__()
-
-    def __enter__(self) -> Box:
-        self._start(self._core.__aenter__).result()
-        return self
-
-    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
-        self._start(self._core.__aexit__, exc_type, exc, traceback).result()
-
-    async def __aenter__(self) -> Box:
-        await self._start(self._core.__aenter__)
-        return self
-
-    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
-        await self._start(self._core.__aexit__, exc_type, exc, traceback)
