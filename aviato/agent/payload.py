@@ -523,7 +523,8 @@ class Agent:
             return
         self.done = True
         for connection in self.clients:
-            connection.frame(CLOSING, 0, S_CLOSING.pack(self.reason, self.main_code))
+            if connection.ready:
+                connection.frame(CLOSING, 0, S_CLOSING.pack(self.reason, self.main_code))
         self.tell("closing %d %d\n" % (self.reason, self.main_code))
 
     def flush_all(self):

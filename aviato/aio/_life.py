@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from aviato.engines.base import SandboxSpec
 
 _log = logging.getLogger("aviato")
+END_NEWS_SECONDS = 2.0
+"""How long the news of an end may take to arrive behind the end of the connection."""
 STOP_MARGIN_SECONDS = 30.0
 """How long, beyond the grace, an engine may take to end a sandbox before the client stops waiting."""
 
@@ -132,12 +134,25 @@ class Life:
         channel = Channel(self._connect, sandbox_id=self.sandbox_id)
         try:
             await channel.open(self.request_timeout)
+        except EngineConnectionError:
+            await channel.close()
+            if not await self._ended_soon():
+                raise
+            return
         except BaseException:
             await channel.close()
             raise
         self._channel = channel
         if self.info.status in {SandboxStatus.PENDING, SandboxStatus.CREATING}:
             await self.refresh()
+
+    async def _ended_soon(self) -> bool:
+        """Tell whether an agent that cannot be reached is one that has ended: the news of that may be on its way."""
+        await self.refresh()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_NEWS_SECONDS):
+                await self.ended.wait()
+        return self.ended.is_set()
 
     async def _fail(self, error: BaseException) -> None:
         if isinstance(error, (SandboxNotRunningError, SandboxTerminatedError)) and self.info.status.is_terminal:
@@ -216,6 +231,19 @@ class Life:
         finally:
             if self.failure is not None:
                 self.failure_seen = True
+
+    async def started_or_ended(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - ends only the waiting
+        """Wait until it runs, or has run and ended.
+
+        Raises:
+            TimeoutError: `timeout` seconds passed.
+            AviatoError: It could not start.
+        """
+        try:
+            await self.ready(timeout)
+        except AviatoError:
+            if self.failure is not None or not self.ended.is_set():
+                raise
 
     def observe(self, info: SandboxInfo) -> None:
         """Take one observation through the state machine."""
@@ -338,6 +366,10 @@ class Life:
     def observe_terminating(self) -> None:
         """Note that a stop has been asked for."""
         self.observe(attrs.evolve(self.info, status=SandboxStatus.TERMINATING))
+
+    async def release(self) -> None:
+        """Let the connection go of a sandbox that has ended."""
+        await self._close_channel()
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None

@@ -171,8 +171,10 @@ class Sandbox:
         link = engine_link(engine, base_url)
         await link.engine.delete(check_sandbox_id(sandbox_id), missing_ok=missing_ok)
         life = link.lives.get(sandbox_id)
-        if life is not None and not life.info.status.is_terminal:
-            await life.stop(0.0, missing_ok=True)
+        if life is not None:
+            if not life.info.status.is_terminal:
+                await life.stop(0.0, missing_ok=True)
+            await life.release()
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.sandbox_id} {self.status}>"
@@ -352,8 +354,7 @@ class Sandbox:
     async def _records(
         self, follow: bool, tail_lines: int | None, since: float | None
     ) -> AsyncGenerator[LogRecord, None]:
-        if not self._life.ended.is_set():
-            await self._life.ready()
+        await self._life.started_or_ended()
         async for record in self._life.link.engine.logs(
             self.sandbox_id, follow=follow, tail_lines=tail_lines, since=since
         ):
@@ -471,7 +472,7 @@ class Sandbox:
         life = self._life
         life.check()
         if not life.ended.is_set():
-            await life.ready(timeout)
+            await life.started_or_ended(timeout)
             try:
                 async with asyncio.timeout(timeout):
                     await life.ended.wait()

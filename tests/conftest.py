@@ -1,0 +1,90 @@
+"""Fixtures and checks for every test: a state directory of our own, engines to run on, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helpers.local import groups_left, require_local, sandboxes_alive, sandboxes_running
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run choose its engines."""
+    parser.addoption("--engine", action="append", default=[], help="only these engines: fake, local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the whole run a state directory of its own."""
+    del config
+    os.environ["AVIATO_HOME"] = tempfile.mkdtemp(prefix="aviato-")
+    for name in ("AVIATO_ENGINE", "AVIATO_BASE_URL", "AVIATO_PROFILE"):
+        os.environ.pop(name, None)
+    os.environ["XDG_CONFIG_HOME"] = os.environ["AVIATO_HOME"] + "/no-config"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the state directory."""
+    del config
+    shutil.rmtree(os.environ["AVIATO_HOME"], ignore_errors=True)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that use an engine on each of them."""
+    if "engine" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption("--engine") or ["fake", "local"]
+        metafunc.parametrize("engine", wanted, indirect=True, scope="function")
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> Any:
+    """An engine by the name that configurations take, or an object."""
+    if request.param == "local":
+        require_local()
+        return "local"
+    from aviato.testing import FakeEngine
+
+    return FakeEngine()
+
+
+_KEPT_THREADS = ("aviato-loop", "aviato-callbacks", "asyncio_", "pytest_timeout", "ThreadPoolExecutor")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail a test that leaves a thread, or a sandbox behind."""
+    threads = {thread.ident for thread in threading.enumerate()}
+    yield
+    gc.collect()
+    left = [t.name for t in threading.enumerate() if t.ident not in threads and not t.name.startswith(_KEPT_THREADS)]
+    assert left == []
+    assert sandboxes_running() == []
+
+
+@pytest.fixture(autouse=True)
+async def no_task_left() -> Any:
+    """Fail an asynchronous test that leaves a task behind."""
+    yield
+    gc.collect()
+    await asyncio.sleep(0)
+    current = asyncio.current_task()
+    left = [task for task in asyncio.all_tasks() if task is not current and not task.done()]
+    assert [task.get_name() for task in left] == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_sandbox_left() -> Iterator[None]:
+    """Fail the run when a sandbox or supervisor is still there at its end."""
+    yield
+    from aviato import aio
+
+    aio.stop_all_at_exit(5.0)
+    assert sandboxes_alive() == []
+    assert groups_left() == []
