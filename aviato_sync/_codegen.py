@@ -415,10 +415,6 @@ def handle_imports(names: Iterable[str], handles: dict[str, str]) -> list[str]:
     return [f"from aviato_sync._generated.{module} import {', '.join(modules[module])}" for module in sorted(modules)]
 
 
-def _rank(name: str) -> tuple[int, str]:
-    return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2, name)
-
-
 def imports(wanted: dict[str, set[str]], modules: set[str]) -> str:
     """Write the imports, sorted as the linter wants them."""
     sections: list[list[str]] = [[], [], [], []]
@@ -430,7 +426,7 @@ def imports(wanted: dict[str, set[str]], modules: set[str]) -> str:
     for module in sorted(modules):
         sections[section(module)].append(f"import {module}\n")
     for module in sorted(wanted):
-        names = sorted(wanted[module], key=_rank)
+        names = sorted(wanted[module], key=lambda name: (not (name.isupper() and name[1:]), name[0].islower(), name))
         line = f"from {module} import {', '.join(names)}\n"
         if len(line) > WIDTH + 1:
             line = f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")\n"
