@@ -74,6 +74,7 @@ class Channel:
         self._ended = asyncio.Event()
         self._resumed_at = self._broken_since = float("-inf")
         self._delay = 0.0
+        self._heard = False  # anything, since the connection was made again
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "connected" if self._link else "reconnecting"
@@ -338,6 +339,7 @@ class Channel:
 
     def _on_frame(self, type_: int, stream: int, payload: bytes) -> None:
         known = self._streams.get(stream)
+        self._heard = True
         if known is not None:
             known.frame(type_, payload)
         elif stream in self._replies and type_ == self._replies[stream][0]:
@@ -391,9 +393,11 @@ class Channel:
 
     async def _reconnect(self) -> None:
         moment = time.monotonic()
-        if moment - self._resumed_at > _STABLE_SECONDS:  # else it broke again at once: the same trouble goes on
+        if moment - self._resumed_at > _STABLE_SECONDS:
             self._broken_since, self._delay = moment, 0.0
-        else:
+        else:  # it broke again at once
+            if self._heard:
+                self._broken_since = moment
             await self._back_off()
         while True:
             left = self._broken_since + RECONNECT_SECONDS - time.monotonic()
@@ -421,6 +425,7 @@ class Channel:
     def _resume(self, link: Link) -> None:
         self._link = link
         self._resumed_at = time.monotonic()
+        self._heard = False
         for stream, left in self._forgotten.items():
             if left >= 0:
                 link.send(pack_frame(FrameType.RELEASE, stream))

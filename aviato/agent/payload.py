@@ -603,6 +603,8 @@ class Agent:
         if self.config.get("main"):
             self.start_main(self.config["main"])
         self.tell("ready\n")
+        if self.main_code >= 0:
+            self.stop(MAIN_EXITED, 0.0)
 
     def start_main(self, argv):
         """Start the main command, whose end is the sandbox's."""
@@ -615,7 +617,6 @@ class Agent:
         if failure:
             posix.write(err_end, ("aviato: %s\n" % failure[1]).encode("utf-8", "surrogateescape"))
             self.main_code = failure[0]
-            self.stop(MAIN_EXITED, 0.0)
         self.main_pid = pid
         close(out)
         if err != out:
