@@ -81,7 +81,7 @@ def load_settings(**keywords: Any) -> Settings:
     for name in keywords:
         if name not in _TABLE:
             raise TypeError(f"load_settings got an unknown keyword {name!r}; known: {', '.join(_TABLE)}")
-    found: dict[str, Any] = {name: None for name in _TABLE}
+    found: dict[str, Any] = dict.fromkeys(_TABLE)
     found.update(engine="local", home=_default_home(), disable_signal_handlers=False)
     sources = dict.fromkeys(_TABLE, "default")
     profile = keywords.get("profile") or os.environ.get("AVIATO_PROFILE") or None
@@ -106,7 +106,7 @@ def _check(name: str, value: Any, source: str) -> Any:
     if not isinstance(value, kind):
         raise ConfigurationError(f"{source}: {name} must be a {kind.__name__}, got {value!r}")
     if name == "home":
-        path = os.path.expanduser(value)  # noqa: PTH111 - a string is wanted
+        path = os.path.expanduser(str(value))  # noqa: PTH111 - a string is wanted
         if not os.path.isabs(path):  # noqa: PTH117 - likewise
             raise ConfigurationError(f"{source}: home must be an absolute path, got {value!r}")
         return path

@@ -60,7 +60,7 @@ class Life:
         self.on_change: list[Callable[[SandboxInfo], object]] = []
         self._generation = _fork.generation
         self._channel: Channel | None = None
-        self._start: asyncio.Task[None] | None = None
+        self._start: asyncio.Future[None] | None = None
         self._stop: asyncio.Task[None] | None = None
         self._ready: Completion[Channel] = Completion(f"start of sandbox {info.sandbox_id}", self.loop)
         self._ready.observed = True  # a failed start surfaces through the handle and the session, which keep count
@@ -358,8 +358,8 @@ class Life:
             await self._close_channel()
 
     def _end_unstarted(self) -> None:
-        self._start = self.loop.create_future()  # type: ignore[assignment]  # nothing is to be started any more
-        self._start.set_result(None)  # type: ignore[attr-defined]  # likewise
+        self._start = self.loop.create_future()
+        self._start.set_result(None)
         self.observe(attrs.evolve(self.info, status=SandboxStatus.TERMINATED, exit_reason=ExitReason.STOPPED))
         self._ready.set_error(self.end_error())
 

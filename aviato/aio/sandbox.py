@@ -301,7 +301,7 @@ class Sandbox:
         if not isinstance(stdin, (bool, bytes)):
             raise TypeError(f"stdin must be True, False, bytes or str, not {stdin!r}")
         if user is not None:
-            user = SandboxDefaults(user=user).user  # type: ignore[arg-type]  # its converter takes numbers too
+            user = SandboxDefaults(user=user).user
         limit = DEFAULT_OUTPUT_BYTES
         if max_output_bytes is not None:
             limit = validation.whole_number("max_output_bytes", max_output_bytes)
@@ -483,16 +483,16 @@ class Sandbox:
         if life.failure is not None:
             life.failure_seen = True
             raise life.failure
-        error = life.end_error()
+        end = life.end_error()
         if self.status is SandboxStatus.COMPLETED or (
-            isinstance(error, SandboxTerminatedError) and not raise_on_termination
+            isinstance(end, SandboxTerminatedError) and not raise_on_termination
         ):
             return self
         if self.status is SandboxStatus.FAILED and self.returncode is not None:
             raise SandboxFailedError(
                 f"the main command of sandbox {self.sandbox_id} returned {self.returncode}", sandbox_id=self.sandbox_id
             )
-        raise error
+        raise end
 
     async def get_status(self) -> SandboxStatus:
         """Ask the engine for the status.

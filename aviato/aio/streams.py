@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["StreamReader", "StreamWriter"]
 
 T = TypeVar("T", str, bytes)
-T_co = TypeVar("T_co", covariant=True)
 
 
-class _Source(Protocol[T_co]):
-    async def next_items(self) -> builtins.list[T_co]: ...
+class _Source(Protocol[T]):
+    async def next_items(self) -> builtins.list[T]: ...
 
     async def close(self) -> None: ...
 
@@ -38,7 +37,7 @@ class _Iterator(Generic[T]):
     """One `async for` over a reader; while it lives, output that is not kept waits for it."""
 
     def __init__(self, reader: StreamReader[T]) -> None:
-        self._reader = reader
+        self._reader: StreamReader[T] = reader
         reader._hold(1)  # noqa: SLF001 - the reader's own iterator
 
     def __aiter__(self) -> Self:
@@ -71,8 +70,8 @@ class StreamReader(Generic[T]):
         empty: T,
         buffer: Callable[[], StreamReader[bytes]] | None = None,
     ) -> None:
-        self._source = source
-        self._empty = empty
+        self._source: _Source[T] = source
+        self._empty: T = empty
         self._place = place
         self._make_buffer = buffer
         self._items: deque[T] = deque()

@@ -134,7 +134,7 @@ def test_handlers_can_be_switched_off() -> None:
 
 
 def test_a_forked_child_owns_nothing() -> None:
-    """In the child an inherited handle is a ForkError, new sandboxes work, and its end stops nothing of the parent's."""
+    """In the child an inherited handle is a ForkError, new ones work, and its end stops nothing of the parent."""
     process = start(
         """
         with aviato.Session() as session:

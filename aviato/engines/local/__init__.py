@@ -1,0 +1,1 @@
+"""The local engine: this machine, bubblewrap, and a supervisor process."""

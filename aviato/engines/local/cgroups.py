@@ -1,6 +1,7 @@
 """Control groups: one per sandbox, on v1, hybrid and v2 machines, as far as the rights go.
 
-Only what exists and may be written is used; what is missing is reported, and a limit that was asked for by name and cannot be held is
+Only what exists and may be written is used; what is missing is reported, and a limit that was asked for by name and
+cannot be held is
 the caller's to refuse. See Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst in the kernel's tree.
 """
 
@@ -25,7 +26,7 @@ def _write(path: str, text: str) -> None:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="ascii") as file:  # noqa: PTH123 - the supervisor does without pathlib
+        with open(path, encoding="ascii") as file:
             return file.read()
     except (OSError, UnicodeDecodeError):
         return ""

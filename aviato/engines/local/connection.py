@@ -173,7 +173,7 @@ class SupervisorConnection:
             self._fd = -1
 
     def say_goodbye(self, seconds: float) -> bool:
-        """Ask, without a loop, to end all attached sandboxes, and wait until the supervisor has none; True when it has."""
+        """Ask, without a loop, to end all attached sandboxes; True when the supervisor has none any more."""
         if self._fd < 0:
             return True
         deadline = time.monotonic() + seconds

@@ -49,7 +49,7 @@ class LocalEngine(Engine):
     name = "local"
 
     def __init__(self, home: str | None = None) -> None:
-        self._home = os.path.abspath(home or settings.home())  # noqa: PTH100 - the supervisor's modules take strings
+        self._home = os.path.abspath(home or settings.home())
         self._own: SupervisorConnection | None = None
         self._others: dict[str, SupervisorConnection] = {}
         self._streams: dict[str, socket.socket] = {}
@@ -88,7 +88,7 @@ class LocalEngine(Engine):
                     record = await asyncio.shield(request)
                 except asyncio.CancelledError:
                     undo = asyncio.ensure_future(self.delete(spec.sandbox_id, missing_ok=True))
-                    await asyncio.wait([undo, request])
+                    await asyncio.gather(undo, request, return_exceptions=True)
                     raise
         except BaseException:
             ours.close()
@@ -110,7 +110,7 @@ class LocalEngine(Engine):
     def _start_supervisor(self) -> SupervisorConnection:
         try:
             records.prepare(self._home)
-            log = open(f"{self._home}/supervisors/log", "ab")  # noqa: PTH123, SIM115 - handed to the child, closed below
+            log = open(f"{self._home}/supervisors/log", "ab")  # noqa: SIM115 - handed to the child, closed below
             if log.tell() > 1 << 20:
                 log.truncate(0)
         except OSError as error:

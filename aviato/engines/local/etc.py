@@ -68,7 +68,7 @@ def prepare(home: str) -> str:
             elif os.path.isfile(source) and os.stat(source).st_mode & 0o004:
                 shutil.copyfile(source, place)
         for name, text in FRESH.items():
-            with open(f"{temporary}/{name}", "w", encoding="utf-8") as file:  # noqa: PTH123 - the supervisor does without pathlib
+            with open(f"{temporary}/{name}", "w", encoding="utf-8") as file:
                 file.write(text)
         for folder, folders, files in os.walk(temporary):
             for name in folders:

@@ -306,7 +306,7 @@ class Held:
             words = line.split()
             if words == [b"ready"] and not self.ready:
                 self._is_ready()
-            elif len(words) == 3 and words[0] == b"closing" and words[1].isdigit():  # noqa: PLR2004 - the line's words
+            elif len(words) == 3 and words[0] == b"closing" and words[1].isdigit():
                 with contextlib.suppress(ValueError):
                     self._said = (int(words[1]), int(words[2]))
 
@@ -407,11 +407,11 @@ class Held:
         oom = self.group.oom_kills()
         reason = self._why or _REASONS.get(said)
         record["ended_at"] = time.time()
-        if self._why is None and said == 1 and 0 <= code <= 255:  # noqa: PLR2004 - a return code
+        if self._why is None and said == 1 and 0 <= code <= 255:
             record["returncode"] = code
             record["status"] = "completed" if code == 0 else "failed"
-            record["exit_reason"] = "signalled" if code > 128 else "exited"  # noqa: PLR2004 - a shell's code for signals
-            if code == 137 and oom:  # noqa: PLR2004 - killed
+            record["exit_reason"] = "signalled" if code > 128 else "exited"
+            if code == 137 and oom:
                 record["exit_reason"] = "oom_killed"
         elif reason in ("stopped", "idle", "lifetime", "timeout"):
             record["status"], record["exit_reason"] = "terminated", reason

@@ -17,7 +17,7 @@ SLOTS = 4096
 def sub_ranges(path: str, names: tuple[str, ...]) -> list[tuple[int, int]]:
     """Read the ranges (first id, count) that `/etc/subuid` or `/etc/subgid` gives to one of the names."""
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the supervisor does without pathlib
+        with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()
     except OSError:
         return []

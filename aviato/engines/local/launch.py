@@ -1,6 +1,7 @@
-"""From a forked child of the supervisor to the agent in a sandbox: the protections, one after the other, in their order.
+"""From a forked child of the supervisor to the agent in a sandbox: the protections, one after the other.
 
-Each step that is refused ends the child with the step's name; nothing is skipped. The order matters: descriptors and keyring first, groups and
+Each step that is refused ends the child with the step's name; nothing is skipped. The order matters: descriptors and
+keyring first, groups and
 priority while `/proc/self` is still ours, then the ids, then the file system, and limits inside the namespaces.
 See "What protects a sandbox" in the documentation for what each step is for.
 """
@@ -36,7 +37,7 @@ from aviato.engines.local.syscalls import (
     unshare,
 )
 
-STAGE = "/tmp"  # noqa: S108 - a mount point in a private namespace, which bubblewrap needs as well
+STAGE = "/tmp"
 USER_LIMITS = {
     "max_user_namespaces": 0,
     "max_inotify_instances": 64,
@@ -45,9 +46,10 @@ USER_LIMITS = {
 }
 REFUSALS = {
     "user namespace": (
-        "The machine forbids user namespaces. On Ubuntu 23.10 and later: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, "
-        "or an AppArmor profile for bwrap and python; elsewhere: sysctl -w kernel.unprivileged_userns_clone=1 and "
-        "user.max_user_namespaces=10000; in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined."
+        "The machine forbids user namespaces. On Ubuntu 23.10 and later: "
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bwrap and python; "
+        "elsewhere: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000; "
+        "in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined."
     ),
     "mount namespace": "Mounting is forbidden here. In Docker: run with --privileged, or use the Docker engine.",
     "root file system": "The kernel must offer tmpfs and overlayfs (Linux 5.11 or later for ordinary users).",
@@ -110,7 +112,7 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
         join_new_keyring()
     with _Step("control group"):
         group.join()
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123 - see imports
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("500")
     root = f"{STAGE}/root"
     if base is not None:
@@ -118,7 +120,7 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
     else:
         _as_user(job, root)
     for name, value in USER_LIMITS.items():
-        with contextlib.suppress(OSError), open(f"/proc/sys/user/{name}", "w", encoding="ascii") as file:  # noqa: PTH123 - see imports
+        with contextlib.suppress(OSError), open(f"/proc/sys/user/{name}", "w", encoding="ascii") as file:
             file.write(str(value))
     with _Step("limits"):
         for name, value in job["rlimits"].items():
@@ -139,7 +141,7 @@ def _limit(which: int, value: int) -> None:
 
 
 def _open_sources(job: dict[str, Any]) -> dict[str, str]:
-    """Name the directories that are lent by descriptors of this mount namespace, because the stage may hide their paths."""
+    """Name what is lent by descriptors of this mount namespace, because the stage may hide its paths."""
     sources = {}
     with _Step("root file system"):
         for path in (*job["layers"].values(), *job["lent"].values()):

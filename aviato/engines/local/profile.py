@@ -34,6 +34,6 @@ def command_line(job: dict[str, Any], fds: dict[str, int], root: str, shm: str) 
         if os.path.isdir(f"/proc/{name}"):
             place = f"/proc/{name}"
             argv += ["--size", "4096", "--perms", "0555", "--tmpfs", place, "--remount-ro", place]
-    argv += ["--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev", "--bind", shm, "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108 - the sandbox's own
+    argv += ["--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev", "--bind", shm, "/dev/shm", "--remount-ro", "/dev"]
     argv += ["--chdir", "/", "--seccomp", str(fds["seccomp"]), "--"]
-    return argv + job["agent_argv"]
+    return [*argv, *job["agent_argv"]]

@@ -75,7 +75,7 @@ def _end(record: dict[str, Any]) -> None:
     """End what is left of a sandbox, by names that cannot mean anybody else."""
     groups = [path for path in record.get("groups", ()) if _is_ours(path)]
     for path in groups:
-        with contextlib.suppress(OSError), open(f"{path}/cgroup.kill", "w", encoding="ascii") as file:  # noqa: PTH123 - strings as elsewhere here
+        with contextlib.suppress(OSError), open(f"{path}/cgroup.kill", "w", encoding="ascii") as file:
             file.write("1")
     init = record.get("init") or {}
     if init:
@@ -118,7 +118,7 @@ def settle_all(home: str) -> list[dict[str, Any]]:
 
 
 def prune(home: str, *, dry_run: bool = False) -> list[str]:
-    """Remove what is left of sandboxes that have ended and of supervisors that are gone; give the names of what goes."""
+    """Remove what is left of sandboxes that have ended and of dead supervisors; give the names of what goes."""
     removed = []
     for record in settle_all(home):
         if record["status"] in _TERMINAL:

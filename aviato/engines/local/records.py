@@ -174,7 +174,7 @@ def remove(path: str) -> None:
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks after boot; with the pid it names a process for good."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - the supervisor does without pathlib
+        with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return None

@@ -1,10 +1,12 @@
 """The system call filter, as raw BPF for `bwrap --seccomp`.
 
-A deny list in the tradition of flatpak (common/flatpak-run.c) and Docker's default profile: what reaches deep into the kernel or out of
+A deny list in the tradition of flatpak (common/flatpak-run.c) and Docker's default profile: what reaches deep into
+the kernel or out of
 the sandbox is refused, the rest is allowed, so that compilers, debuggers and interpreters work. New
-mount calls, clone3 and io_uring answer ENOSYS, so that programs fall back (CVE-2021-41133 shows why they must not be left out);
-others answer EPERM. It is assembled here because libseccomp would have to be installed on every machine for 150 instructions.
-Numbers are from the kernel's tables, as in `syscalls`.
+mount calls, clone3 and io_uring answer ENOSYS, so that programs fall back (CVE-2021-41133 shows why they must not be
+left out);
+others answer EPERM. It is assembled here because libseccomp would have to be installed on every machine for 150
+instructions. Numbers are from the kernel's tables, as in `syscalls`.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ _REFUSED = {
     "_sysctl": (156, None), "acct": (163, 89), "add_key": (248, 217), "bpf": (321, 280), "chroot": (161, 51),
     "clock_adjtime": (305, 266), "clock_settime": (227, 112), "create_module": (174, None), "delete_module": (176, 106),
     "fanotify_init": (300, 262), "finit_module": (313, 273), "get_kernel_syms": (177, None), "init_module": (175, 105),
-    "ioperm": (173, None), "iopl": (172, None), "kcmp": (312, 272), "kexec_file_load": (320, 294), "kexec_load": (246, 104),
+    "ioperm": (173, None), "iopl": (172, None), "kcmp": (312, 272), "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
     "keyctl": (250, 219), "lookup_dcookie": (212, 18), "migrate_pages": (256, 238), "modify_ldt": (154, None),
     "mount": (165, 40), "move_pages": (279, 239), "name_to_handle_at": (303, 264), "nfsservctl": (180, 42),
     "open_by_handle_at": (304, 265), "perf_event_open": (298, 241), "pidfd_getfd": (438, 438), "pivot_root": (155, 41),
     "process_vm_writev": (311, 271), "query_module": (178, None), "quotactl": (179, 60), "quotactl_fd": (443, 443),
-    "reboot": (169, 142), "request_key": (249, 218), "setns": (308, 268), "settimeofday": (164, 170), "swapoff": (168, 225),
+    "reboot": (169, 142), "request_key": (249, 218), "setns": (308, 268), "settimeofday": (164, 170),
+    "swapoff": (168, 225),
     "swapon": (167, 224), "sysfs": (139, None), "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97),
     "uselib": (134, None), "userfaultfd": (323, 282), "ustat": (136, None), "vhangup": (153, 58),
 }  # fmt: skip

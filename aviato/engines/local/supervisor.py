@@ -1,16 +1,18 @@
 """The process that holds an engine's sandboxes: it launches them, watches them from outside, and outlives its client.
 
-It runs on the standard library alone, with a clean environment, in a session of its own, so that neither a Ctrl-C in the
-terminal nor the death of its client takes it by surprise. It speaks JSON lines with the client that started it (over an inherited
-socket) and with any other process of the same user (over a socket in `AVIATO_HOME`)::
+It runs on the standard library alone, with a clean environment, in a session of its own, so that neither a Ctrl-C in
+the
+terminal nor the death of its client takes it by surprise. It speaks JSON lines with the client that started it (over
+an inherited socket) and with any other process of the same user (over a socket in `AVIATO_HOME`)::
 
-    {"op": "launch", "n": 1, "job": {...}}  with two descriptors: the content of mounted files, and a stream for the agent
-    {"op": "get" | "attach" | "stop" | "delete" | "extend" | "follow", "n": 2, "id": "sbx-…", …}
+    {"op": "launch", "n": 1, "job": {...}}  with two descriptors: the content of mounted files, and a stream for the
+    agent {"op": "get" | "attach" | "stop" | "delete" | "extend" | "follow", "n": 2, "id": "sbx-…", …}
     {"op": "bye", "n": 3, "keep": false}
-    {"n": 1, "record": {...}}   {"n": 2, "error": {...}}   {"event": "status", "record": {...}}   {"event": "log", "id": …}
+    {"n": 1, "record": {...}}   {"n": 2, "error": {...}}   {"event": "status", "record": {...}}   {"event": "log",
+    "id": …}
 
-Every limit that must hold without anybody's consent is held here: lifetime, orphan time, the end of a stop's grace. A sandbox
-whose supervisor dies, dies with it.
+Every limit that must hold without anybody's consent is held here: lifetime, orphan time, the end of a stop's grace.
+A sandbox whose supervisor dies, dies with it.
 """
 
 from __future__ import annotations
@@ -314,7 +316,7 @@ def main(home: str, token: str, owner_fd: int) -> None:
     """Run a supervisor."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib is not loaded here
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write("aviato-super")
     owner = socket.socket(fileno=owner_fd)
     try:

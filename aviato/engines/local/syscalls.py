@@ -51,7 +51,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Mount, as mount(2)."""
+    """Attach a file system to a directory."""
     _call(
         f"mount {kind or 'bind'} on {target}",
         _number("mount"),
@@ -64,7 +64,7 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 
 
 def clone_mount(source: str, target: str, attributes: int, userns_fd: int = -1) -> None:
-    """Put a private copy of the mount at `source` on `target`, with attributes and, given a user namespace, its id map."""
+    """Put a private copy of the mount at `source` on `target`, with attributes and a user namespace's id map."""
     fd = _call("open_tree", _OPEN_TREE, _AT_FDCWD, source.encode(), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC)
     try:
         if userns_fd >= 0:
@@ -82,7 +82,7 @@ def join_new_keyring() -> None:
     try:
         _call("keyctl", _number("keyctl"), KEYCTL_JOIN_SESSION_KEYRING, b"aviato")
     except OSError as error:
-        if error.errno != 38:  # noqa: PLR2004 - ENOSYS
+        if error.errno != 38:
             raise
 
 
