@@ -7,7 +7,7 @@ hands all of this on.
 from __future__ import annotations
 
 from aviato.aio import disable_signal_handlers
-from aviato_sync._generated import Process, Sandbox, Session, StreamReader, StreamWriter
+from aviato_sync._generated import Process, RemoteFunction, Sandbox, Session, StreamReader, StreamWriter
 from aviato_sync._iterators import BlockingIterator
 from aviato_sync._operation import OperationRef
 from aviato_sync._waiting import as_completed, results, wait
@@ -16,6 +16,7 @@ __all__ = [
     "BlockingIterator",
     "OperationRef",
     "Process",
+    "RemoteFunction",
     "Sandbox",
     "Session",
     "StreamReader",

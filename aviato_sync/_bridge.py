@@ -9,8 +9,9 @@ whose id therefore cannot be given to another while the entry lives.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -168,16 +169,25 @@ def facade_of(core: type) -> Callable[[type[T]], type[T]]:
 
 
 def wrap(value: Any, home: LoopThread) -> Any:
-    """Return the facade object of a core object, also within lists, tuples and dictionaries; on the loop thread."""
+    """Return the facade object of a core object, also within lists and tuples; on the loop thread."""
     cls = _classes.get(type(value))
     if cls is not None:
         known = _handles.get(id(value))
         return cls._wrap(value, home) if known is None else known
     if isinstance(value, (list, tuple)):
         return type(value)(wrap(item, home) for item in value)
-    if isinstance(value, dict):
-        return {key: wrap(item, home) for key, item in value.items()}
+    if isinstance(value, FunctionType):  # such as the decorator that a method returned
+        return _bridged(value, home)
     return value
+
+
+def _bridged(function: Callable[..., Any], home: LoopThread) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def bridged(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        return home.call(_wrapping, home, function, args, kwargs)
+
+    return bridged
 
 
 def unwrap(value: Any) -> Any:

@@ -283,10 +283,9 @@ class Module:
         if name == "__init__":
             return call("self._make", [f"aio.{cls.name}", *passed])
         if member.kind == "direct":
-            return call(f"return {core}", passed)
+            return call(f"return {core.removesuffix('.__call__')}", passed)
         if shape == "iterator":
-            inner = f"lambda: {core}({', '.join(passed)})"
-            return call("return BlockingIterator", [inner, "self._home"])
+            return call("return BlockingIterator", ["self._home", core, *passed])
         start, run = f"self._start{suffix}", f"self._call{suffix}"
         if member.kind == "classmethod":
             core, start, run, wraps = f"aio.{cls.name}.{name}", "start_class", "call_class", True
@@ -354,10 +353,10 @@ class Module:
         modules: set[str] = set()
         for name in self.names - set(self.handles):
             module, there = self.source.imports.get(name, ("", None))
-            if module and there is None:
-                modules.add(module)
-            elif module:
+            if there is not None:
                 self.need(module, there if there == name else f"{there} as {name}")
+            elif module:
+                modules.add(module)
         variables = [self.source.variables[name] for name in sorted(self.names) if name in self.source.variables]
         for variable in variables:
             self.need("typing", variable.split("(")[0].split()[-1])

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar
 
-from aviato_sync import _runtime
 from aviato_sync._bridge import Handle, wrap
 from aviato_sync._operation import OperationRef
 
@@ -231,11 +230,13 @@ class BlockingIterator(Generic[T]):
     without being closed warns and is closed.
     """
 
-    def __init__(self, make: Callable[[], AsyncIterator[Any]], home: LoopThread | None = None) -> None:
-        self._home = home or _runtime.home()
+    def __init__(
+        self, home: LoopThread, function: Callable[P, AsyncIterator[Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        self._home = home
+        self._pump: _Pump[T] = home.call(lambda: _Pump(function(*args, **kwargs), home))
+        self._batches: _Batches[T] = _Batches(self._pump, home)
         self._ended = False
-        self._pump: _Pump[T] = self._home.call(lambda: _Pump(make(), self._home))
-        self._batches: _Batches[T] = _Batches(self._pump, self._home)
 
     def __iter__(self) -> Self:
         return self

@@ -233,7 +233,11 @@ class OperationRef(Generic[T_co]):
         """
         if not callable(callback):
             raise TypeError(f"callback must be a function of one argument, not {callback!r}")
-        run = partial(copy_context().run, _run_callback, callback, self)
+        context = copy_context()
+
+        def run() -> None:
+            context.run(_run_callback, callback, self)
+
         if self._state:
             run()
             return
@@ -288,8 +292,8 @@ class OperationRef(Generic[T_co]):
         lock = allocate_lock()
         lock.acquire()
         release = lock.release
-        self._listen(release)
         try:
+            self._listen(release)
             if timeout is None:
                 lock.acquire()
             elif not lock.acquire(timeout=min(max(timeout, 0), TIMEOUT_MAX)) and self._unlisten(release):

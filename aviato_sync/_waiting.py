@@ -7,7 +7,7 @@ import contextlib
 import queue
 import time
 from _thread import TIMEOUT_MAX, allocate_lock
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -17,7 +17,8 @@ from aviato_sync._operation import CLEANUP_SECONDS, VALUE, OperationRef
 __all__ = ["as_completed", "results", "wait"]
 
 T = TypeVar("T")
-W = TypeVar("W", bound=Awaitable[Any])
+Waitable = OperationRef[Any] | AwaitableHandle
+W = TypeVar("W", bound=Waitable)
 
 
 def _refs(waitables: Iterable[Any], name: str) -> list[tuple[Any, OperationRef[Any]]]:
@@ -91,14 +92,13 @@ def results(refs: OperationRef[T] | Iterable[OperationRef[T]]) -> T | list[T]:
         return _ref(refs, "refs").result()  # type: ignore[no-any-return]  # a handle gives itself
     items = [ref for _, ref in _refs(refs, "refs")]
     pending = [ref for ref in items if not ref.done()]
-    if pending and not _failed(items):
-        pending[0]._home.check_blocking()
-        tally = _Tally(pending, len(pending), until_failure=True)
-        try:
-            tally.wait(None)
-        except KeyboardInterrupt:
-            _give_up(pending)
-            raise
+    try:
+        if pending and not _failed(items):
+            pending[0]._home.check_blocking()
+            _Tally(pending, len(pending), until_failure=True).wait(None)
+    except KeyboardInterrupt:
+        _give_up(pending)
+        raise
     for ref in _failed(items)[:1]:
         ref.result()  # raises
     return [ref.result() for ref in items]
@@ -122,9 +122,21 @@ def _give_up(refs: list[OperationRef[Any]]) -> None:
         ref._observed = True  # the user sees KeyboardInterrupt instead
 
 
+@overload
 def wait(
     waitables: Iterable[W], num_returns: int | None = None, timeout: float | None = None
-) -> tuple[list[W], list[W]]:
+) -> tuple[list[W], list[W]]: ...
+
+
+@overload
+def wait(  # type: ignore[overload-cannot-match]  # without it, mypy takes [sandbox, ref] for a list of objects
+    waitables: Iterable[Waitable], num_returns: int | None = None, timeout: float | None = None
+) -> tuple[list[Waitable], list[Waitable]]: ...
+
+
+def wait(
+    waitables: Iterable[Any], num_returns: int | None = None, timeout: float | None = None
+) -> tuple[list[Any], list[Any]]:
     """Wait until `num_returns` of them are done: sandboxes when they run, processes and other refs when complete.
 
     Nothing is raised for one that failed: it is done. Nothing is cancelled, not by Ctrl-C either.
@@ -168,7 +180,17 @@ def _release(pairs: list[tuple[Any, OperationRef[Any]]]) -> None:
             ref.cancel()
 
 
-def as_completed(waitables: Iterable[W], timeout: float | None = None) -> Iterator[W]:
+@overload
+def as_completed(waitables: Iterable[W], timeout: float | None = None) -> Iterator[W]: ...
+
+
+@overload
+def as_completed(  # type: ignore[overload-cannot-match]  # as for `wait`
+    waitables: Iterable[Waitable], timeout: float | None = None
+) -> Iterator[Waitable]: ...
+
+
+def as_completed(waitables: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
     """Iterate over the same objects in the order in which they are done; nothing is raised for one that failed.
 
     Args:

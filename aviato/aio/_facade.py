@@ -20,6 +20,11 @@ def handle(cls: type[_T]) -> type[_T]:
     return cls
 
 
+def direct(member: _T) -> _T:
+    """Mark a plain method that the facade runs in the caller's thread: the user's code has no place on the loop."""
+    return member
+
+
 def skip(reason: str) -> Callable[[_T], _T]:
     """Mark a public member that the facade leaves out; the reason is compulsory."""
     if not reason:

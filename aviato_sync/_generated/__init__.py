@@ -2,6 +2,7 @@
 # python -P aviato_sync/_codegen.py
 """The facade's classes."""
 
+from aviato_sync._generated.function import RemoteFunction
 from aviato_sync._generated.process import Process
 from aviato_sync._generated.sandbox import Sandbox
 from aviato_sync._generated.session import Session
@@ -9,6 +10,7 @@ from aviato_sync._generated.streams import StreamReader, StreamWriter
 
 __all__ = [
     "Process",
+    "RemoteFunction",
     "Sandbox",
     "Session",
     "StreamReader",

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from aviato import aio
-from aviato.aio.function import RemoteFunction
 from aviato.models import SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
 from aviato_sync._bridge import ContextHandle, facade_of, unwrap
 from aviato_sync._operation import OperationRef
 
 if TYPE_CHECKING:
+    from aviato_sync._generated.function import RemoteFunction
     from aviato_sync._generated.sandbox import Sandbox
 
 __all__ = [
@@ -232,15 +232,18 @@ class Session(ContextHandle):
             ValueError: An argument is out of range.
         """
         __tracebackhide__ = True
-        return self._call(
-            cast("Any", self._core.function),
-            function,
-            container_image=container_image,
-            serialization=serialization,
-            timeout_seconds=timeout_seconds,
-            concurrency=concurrency,
-            retries=retries,
-            **config,
+        return cast(
+            "RemoteFunction[P, R] | Callable[[Callable[P, R]], RemoteFunction[P, R]]",
+            self._call_wrapped(
+                cast("Any", self._core.function),
+                function,
+                container_image=container_image,
+                serialization=serialization,
+                timeout_seconds=timeout_seconds,
+                concurrency=concurrency,
+                retries=retries,
+                **config,
+            ),
         )
 
     def close(self) -> OperationRef[None]:

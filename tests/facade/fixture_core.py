@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any
+from typing import Any, Self
 
 from aviato_sync._bridge import AwaitableHandle, ContextHandle, RefHandle, facade_of
 from aviato_sync._iterators import BatchReader, BlockingIterator
@@ -203,7 +203,7 @@ class CoreBox:
         await self.gate.wait()
         return self
 
-    async def __aenter__(self) -> CoreBox:
+    async def __aenter__(self) -> Self:
         self.log.append("entered")
         return self
 
@@ -309,4 +309,4 @@ class Box(AwaitableHandle, ContextHandle):
 
     def numbers(self, count: int) -> BlockingIterator[int]:
         """Make numbers."""
-        return BlockingIterator(lambda: self._core.numbers(count), self._home)
+        return BlockingIterator(self._home, self._core.numbers, count)

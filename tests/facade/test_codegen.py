@@ -122,11 +122,9 @@ def test_plain_method_and_property_are_delegated(root: Path) -> None:
         text,
         'def poke(self) -> None:\n    """Poke it."""\n    __tracebackhide__ = True\n    self._call(self._core.poke)',
     )
-    _has(
-        text,
-        "return self._call(\n            self._core.count,\n            *names,\n            **others,\n        )".replace(
-            "\n    ", "\n"
-        ),
+    assert (
+        "return self._call(\n            self._core.count,\n            *names,\n            **others,\n        )"
+        in text
     )
 
 
@@ -269,10 +267,7 @@ def test_asynchronous_generators_and_iterables(root: Path) -> None:
         ''',
     )
     assert ") -> BlockingIterator[int]:" in text
-    assert (
-        "return BlockingIterator(\n            lambda: self._core.numbers(count),\n            self._home,\n        )"
-        in text
-    )
+    assert "return BlockingIterator(\n            self._home,\n            self._core.numbers," in text
     assert "feed(data)," in text
 
 
@@ -329,7 +324,7 @@ def test_skipped_members_are_listed(root: Path, capsys: pytest.CaptureFixture[st
     assert "Thing.feed: left out: for the engine" in capsys.readouterr().out
 
 
-def test_output_is_stable_under_the_tools(root: Path) -> None:
+def test_output_is_stable_under_the_tools() -> None:
     """The formatter and the linter's import rules leave the real output alone."""
     directory = Path(_codegen.ROOT, "aviato_sync", "_generated")
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))

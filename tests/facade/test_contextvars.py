@@ -28,7 +28,12 @@ def test_visible_in_callbacks() -> None:
     seen: list[str] = []
     called = threading.Event()
     token = variable.set("added")
-    ref.add_done_callback(lambda _: (seen.append(variable.get()), called.set()))
+
+    def note(_: object) -> None:
+        seen.append(variable.get())
+        called.set()
+
+    ref.add_done_callback(note)
     variable.reset(token)
     box.open()
     assert called.wait(10)

@@ -11,10 +11,18 @@ from tests.facade.script import running
 pytestmark = pytest.mark.slow
 
 START = """
-import time
+import threading, time
 from tests.facade.fixture_core import Box
 from aviato_sync import results, wait, as_completed
 box = Box()
+
+def announce(ref):
+    # print a line when somebody waits for the ref
+    def watch():
+        while not ref._listeners:
+            time.sleep(0.001)
+        print("waiting")
+    threading.Thread(target=watch).start()
 """
 
 
@@ -22,8 +30,8 @@ def test_cancels_waits_for_the_clean_up_and_raises() -> None:
     """The operation is cancelled, its clean-up has run, and `KeyboardInterrupt` comes out."""
     program = f"""{START}
 ref = box.block()
+announce(ref)
 try:
-    print("waiting")
     ref.result()
 except KeyboardInterrupt:
     print("interrupted", box.log, ref.cancelled())
@@ -40,7 +48,7 @@ def test_results_cancel_all() -> None:
     program = f"""{START}
 refs = [box.block() for _ in range(3)]
 try:
-    print("waiting")
+    announce(refs[-1])
     results([box.echo(1), *refs])
 except KeyboardInterrupt:
     print([ref.cancelled() for ref in refs], box.log.count("cleaned"))
@@ -56,8 +64,8 @@ def test_watching_cancels_nothing(call: str) -> None:
     """Interrupted `wait` and `as_completed` only end the waiting."""
     program = f"""{START}
 ref = box.block()
+announce(ref)
 try:
-    print("waiting")
     {call}
 except KeyboardInterrupt:
     print(ref.done())
@@ -83,8 +91,8 @@ class Stuck:
             await asyncio.sleep(3600)
 ref = box._start(Stuck().block)
 begin = time.monotonic()
+announce(ref)
 try:
-    print("waiting")
     ref.result()
 except KeyboardInterrupt:
     print(ref.done(), time.monotonic() - begin < 4)
@@ -110,8 +118,8 @@ class Stuck:
         finally:
             await asyncio.sleep(3600)
 ref = box._start(Stuck().block)
+announce(ref)
 try:
-    print("waiting")
     ref.result()
 except KeyboardInterrupt:
     print("interrupted", ref.done())
@@ -125,8 +133,9 @@ except KeyboardInterrupt:
 def test_unhandled_ends_the_program_as_usual() -> None:
     """Without a handler the program ends by SIGINT with one traceback, and without noise of the loop."""
     program = f"""{START}
-print("waiting")
-box.block().result()
+ref = box.block()
+announce(ref)
+ref.result()
 """
     with running(program) as script:
         assert script.line() == "waiting"
@@ -145,8 +154,8 @@ async def never(limit):
     return [42] if limit else []
 reader = box.reader(0)
 reader._core.read_batch = never
+announce(reader._batches._fetch())
 try:
-    print("waiting")
     for item in reader:
         print(item)
 except KeyboardInterrupt:

@@ -62,7 +62,7 @@ def test_many_threads_read_each_item_once() -> None:
     """Threads that share a reader get every item exactly once."""
     reader = Box().reader(20_000)
     seen: list[list[int]] = [[] for _ in range(8)]
-    threads = [threading.Thread(target=lambda own=own: own.extend(reader)) for own in seen]  # type: ignore[misc]  # bound early
+    threads = [threading.Thread(target=lambda own=own: own.extend(reader)) for own in seen]
     for thread in threads:
         thread.start()
     for thread in threads:

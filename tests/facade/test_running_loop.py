@@ -110,7 +110,7 @@ async def test_blocking_in_a_notebook_is_normal(fresh_warning: None, monkeypatch
     """IPython runs every cell on a loop, so that nothing is to be warned about there."""
     del fresh_warning
     notebook = types.ModuleType("IPython")
-    notebook.get_ipython = lambda: object()  # type: ignore[attr-defined]  # as IPython has it
+    notebook.get_ipython = object  # type: ignore[attr-defined]  # as IPython has it
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     Box()._start(asyncio.sleep, 0.01).result()
 
