@@ -1,0 +1,82 @@
+"""Joins a command in a sandbox to this program's own streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from aviato.cli._exits import BROKEN_PIPE
+from aviato.cli._streams import Output, has_input, read_input
+from aviato.exceptions import SandboxExecutionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aviato.aio import Process, Sandbox, StreamWriter
+
+
+def wants_input(interactive: bool) -> bool:
+    """Tell whether to forward stdin: when something is piped in, or when it was asked for."""
+    return interactive or has_input()
+
+
+async def attach(
+    sandbox: Sandbox,
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | None = None,
+    user: str | None = None,
+    timeout_seconds: float | None = None,
+    interactive: bool = False,
+    raw: bool = False,
+) -> int:
+    """Run a command, forward all three streams as bytes, and return its exit code.
+
+    If cancelled, the command and everything it started are killed.
+
+    Raises:
+        AviatoError: As `Process.result`.
+    """
+    process = sandbox.exec(
+        command,
+        env=env,
+        cwd=cwd,
+        user=user,
+        timeout_seconds=timeout_seconds,
+        stdin=wants_input(interactive),
+        max_output_bytes=0,
+    )
+    # The iterators are made before anything can arrive: what nobody reads is not kept, since it would never be used.
+    outputs = [aiter(process.stdout.buffer), aiter(process.stderr.buffer)]
+    tasks = [
+        asyncio.ensure_future(Output(number, raw=raw).copy(chunks)) for number, chunks in enumerate(outputs, start=1)
+    ]
+    feeder = asyncio.ensure_future(_feed(process.stdin)) if process.stdin is not None else None
+    try:
+        return await _finish(process, tasks)
+    except BrokenPipeError:
+        process.kill()
+        return BROKEN_PIPE
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        for task in (*tasks, *([feeder] if feeder else [])):
+            task.cancel()
+        await asyncio.gather(*tasks, *([feeder] if feeder else []), return_exceptions=True)
+
+
+async def _finish(process: Process, outputs: Sequence[asyncio.Future[None]]) -> int:
+    """Wait for the output to be written and then for the end; an error while writing comes first."""
+    await asyncio.gather(*outputs)
+    return (await process.result()).returncode
+
+
+async def _feed(writer: StreamWriter) -> None:
+    with contextlib.suppress(SandboxExecutionError):  # it has ended, or has closed its input
+        async with contextlib.aclosing(read_input()) as pieces:
+            async for piece in pieces:
+                await writer.write(piece)
+        await writer.close()
