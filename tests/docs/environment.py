@@ -10,7 +10,7 @@ from pathlib import Path
 import aviato
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = [sys.executable, "-W", "error", "-X", "dev"]
+PYTHON = [sys.executable, "-W", "error"]
 
 
 def page_environment(directory: Path, *, engine: str | None = None) -> dict[str, str]:
