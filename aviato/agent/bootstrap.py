@@ -21,6 +21,7 @@ and pipes will do; the position of a memory file is left alone, so one serves an
 `idle_ms`           likewise, while no command and no transfer runs (the main command does not count)
 `orphan_ms`         likewise, while no client is connected
 `max_processes`     most commands and transfers open at a time; 0: 1024
+`hidden`            bytes: a directory to close (mode 0) once the agent has loaded all it needs; empty: none
 `keep_capabilities` bool: commands may keep what capabilities the agent has; default: none of them keeps any
 ==================  =================================================================================================
 
@@ -42,6 +43,7 @@ MODULES = (
     "payload_system",
     "payload_launch",
     "payload_process",
+    "payload_start",
     "payload_files",
     "payload_connection",
     "payload",

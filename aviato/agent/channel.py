@@ -399,17 +399,12 @@ class Channel:
             if self._heard:
                 self._broken_since = moment
             await self._back_off()
-        while True:
-            left = self._broken_since + RECONNECT_SECONDS - time.monotonic()
+        cause: AviatoError = EngineConnectionError("the agent hangs up each time")
+        while (left := self._broken_since + RECONNECT_SECONDS - time.monotonic()) > 0:
             try:
-                link, _ = await self._dial(max(0.1, min(left, _HELLO_SECONDS)))
+                link, _ = await self._dial(min(left, _HELLO_SECONDS))
             except EngineConnectionError as error:
-                if left <= self._delay:
-                    message = f"the connection to the agent in {self.sandbox_id} broke and could not be made again"
-                    final = EngineConnectionError(f"{message} within {RECONNECT_SECONDS:g} s: {error.message}")
-                    final.__cause__ = error
-                    self._end(final)
-                    return
+                cause = error
             except AviatoError as error:
                 self._end(error)
                 return
@@ -417,6 +412,10 @@ class Channel:
                 self._resume(link)
                 return
             await self._back_off()
+        message = f"the connection to the agent in {self.sandbox_id} broke and could not be made again"
+        final = EngineConnectionError(f"{message} within {RECONNECT_SECONDS:g} s: {cause.message}")
+        final.__cause__ = cause
+        self._end(final)
 
     async def _back_off(self) -> None:
         self._delay = min(_LAST_DELAY, max(_FIRST_DELAY, self._delay * 2))

@@ -277,7 +277,7 @@ class FrameReader:
         pending += data[:taken]
         if len(pending) < HEADER.size:
             return len(data)
-        (length, _, _) = HEADER.unpack_from(pending)
+        length: int = HEADER.unpack_from(pending)[0]
         self._check(length)
         missing = HEADER.size + length - len(pending)
         pending += data[taken : taken + missing]

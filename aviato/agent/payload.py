@@ -18,6 +18,9 @@ Choices that a reader cannot see from one place:
 * A daemon outlives its command, never the sandbox: when the agent ends, everything does.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
+# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
+
 import errno
 import posix
 import select
@@ -26,6 +29,7 @@ import _signal
 from _collections import deque
 from _struct import error as StructError
 
+from aviato.agent.payload_start import start, start_main
 from aviato.agent.payload_system import (
     AGAIN,
     ATTACH,
@@ -36,8 +40,6 @@ from aviato.agent.payload_system import (
     CREDIT,
     DATA_CHUNK,
     DISCARD_MAX,
-    ERROR,
-    EXIT,
     EXTEND,
     EXTENDED,
     FILE_READ,
@@ -49,9 +51,7 @@ from aviato.agent.payload_system import (
     LIFETIME,
     MAGIC,
     MAIN_EXITED,
-    NOT_STARTED,
     ORPHANED,
-    OUTPUT,
     PING,
     PONG,
     PR_SET_CHILD_SUBREAPER,
@@ -61,7 +61,6 @@ from aviato.agent.payload_system import (
     SIGNAL,
     SIGTERM,
     START,
-    START_STDIN,
     STDIN,
     STDIN_EOF,
     S_ATTACH,
@@ -75,7 +74,6 @@ from aviato.agent.payload_system import (
     S_WELCOME,
     VERSION,
     WELCOME,
-    _STDERR,
     call,
     close,
     close_on_exec,
@@ -84,14 +82,8 @@ from aviato.agent.payload_system import (
     hide,
     now,
     processes,
-    strings,
-)
-from aviato.agent.payload_launch import (
-    spawn,
 )
 from aviato.agent.payload_process import (
-    Input,
-    Output,
     Process,
 )
 from aviato.agent.payload_files import (
@@ -361,7 +353,7 @@ class Agent:
         if len(self.streams) >= self.max_processes and not self.evict():
             raise OSError(errno.EAGAIN, "more than %d commands and transfers are open" % self.max_processes)
         if type_ == START:
-            self.start(connection, stream, payload)
+            start(self, connection, stream, payload)
         else:
             item = (FileRead if type_ == FILE_READ else FileWrite)(self, connection, stream, payload)
             self.streams[stream] = connection.streams[stream] = item
@@ -385,57 +377,6 @@ class Agent:
             connection.error(stream, errno.ESRCH, "the agent does not know this command")
 
     # Commands
-
-    def start(self, connection, stream, payload):
-        """Start a command."""
-        flags, timeout, out_limit, err_limit = S_START.unpack_from(payload, 0)
-        argv, env, options = strings(payload, S_START.size, 3)
-        if not argv or not argv[0] or len(options) != 2:
-            raise OSError(errno.EINVAL, "a command needs a name")
-        cwd, user = options
-        process = Process(self, connection, stream)
-        fds = []
-        try:
-            for _ in range(3 if flags & START_STDIN else 2):
-                fds.extend(posix.pipe2(posix.O_CLOEXEC))
-            out, out_end, err, err_end = fds[:4]
-            stdin, stdin_end = fds[4:] if flags & START_STDIN else (self.null, -1)
-            values = dict(self.env)
-            for item in env:
-                name, _, value = item.partition(b"=")
-                values[name] = value
-            process.began = now()
-            pid, failure = spawn(self.config, argv, values, process.marker, cwd, user, (stdin, out_end, err_end), env)
-            if failure:
-                posix.write(err_end, ("aviato: %s\n" % failure[1]).encode("utf-8", "surrogateescape")[-4096:])
-        except BaseException:
-            for fd in fds:
-                close(fd)
-            raise
-        close(out_end)
-        close(err_end)
-        posix.set_blocking(out, False)
-        posix.set_blocking(err, False)
-        process.outputs = (Output(process, OUTPUT, out, out_limit), Output(process, _STDERR, err, err_limit))
-        if flags & START_STDIN:
-            close(stdin)
-            posix.set_blocking(stdin_end, False)
-            process.input = Input()
-            process.input_fd = stdin_end
-            self.watch(stdin_end, 0, process.pump_input)
-        self.streams[stream] = connection.streams[stream] = process
-        if failure:
-            process.flags |= NOT_STARTED
-            process.finished(failure[0], 0)
-            return
-        process.pid = pid
-        self.children[pid] = process
-        process.say_started()
-        for output in process.outputs:
-            if output.limit > 0:
-                output.arm()
-        if timeout:
-            self.at(process, min(timeout, 10**12) / 1000.0, process.timed_out)
 
     def kill(self, pid, signal):
         """Send a signal; a process that is gone, or another user's, is no error."""
@@ -600,27 +541,13 @@ class Agent:
         if self.config.get("lifetime_ms"):
             self.extend(self.config["lifetime_ms"])
         self.touch()
+        if self.config.get("hidden"):
+            posix.chmod(self.config["hidden"], 0)
         if self.config.get("main"):
-            self.start_main(self.config["main"])
+            start_main(self, self.config["main"])
         self.tell("ready\n")
         if self.main_code >= 0:
             self.stop(MAIN_EXITED, 0.0)
-
-    def start_main(self, argv):
-        """Start the main command, whose end is the sandbox's."""
-        out, err = (self.config.get(name, -1) for name in ("main_stdout_fd", "main_stderr_fd"))
-        out_end, err_end = (fd if fd >= 0 else self.null for fd in (out, err))
-        try:
-            pid, failure = spawn(self.config, argv, dict(self.env), b"", b"", b"", (self.null, out_end, err_end))
-        except OSError as error:
-            pid, failure = 0, (126, error.strerror)
-        if failure:
-            posix.write(err_end, ("aviato: %s\n" % failure[1]).encode("utf-8", "surrogateescape"))
-            self.main_code = failure[0]
-        self.main_pid = pid
-        close(out)
-        if err != out:
-            close(err)
 
 
 def main(config):

@@ -1,5 +1,8 @@
 """File transfers inside the sandbox."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
+# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
+
 import errno
 import posix
 
@@ -7,23 +10,17 @@ from aviato.agent.payload_system import (
     ACK,
     ATOMIC,
     Bad,
-    CREDIT,
     DATA_CHUNK,
     FILE_END,
     OUTPUT,
     OUT_MAX,
     PARENTS,
-    STDIN,
-    STDIN_EOF,
     S_DATA_FRAME,
     S_FILE_READ,
     S_FILE_WRITE,
     S_U64,
     close,
     strings,
-)
-from aviato.agent.payload_launch import (
-    text,
 )
 from aviato.agent.payload_process import (
     Input,
@@ -35,7 +32,7 @@ class FileRead:
 
     def __init__(self, agent, connection, stream, payload):
         self.offset, length, self.limit = S_FILE_READ.unpack_from(payload, 0)
-        ((path,),) = strings(payload, S_FILE_READ.size, 1)
+        path = one_path(payload, S_FILE_READ.size)
         self.fd = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC | posix.O_NOCTTY)
         self.agent = agent
         self.connection = connection
@@ -88,6 +85,14 @@ class FileRead:
     detach = release
 
 
+def one_path(payload, at):
+    """Give the one path of a request."""
+    (paths,) = strings(payload, at, 1)
+    if len(paths) != 1:
+        raise Bad("a transfer is of one file")
+    return paths[0]
+
+
 def check_regular(mode):
     """Refuse what is not a regular file, with the error number that says it best."""
     kind = mode & 0o170000
@@ -102,7 +107,7 @@ class FileWrite:
 
     def __init__(self, agent, connection, stream, payload):
         flags, mode = S_FILE_WRITE.unpack_from(payload, 0)
-        ((path,),) = strings(payload, S_FILE_WRITE.size, 1)
+        path = one_path(payload, S_FILE_WRITE.size)
         self.agent = agent
         self.connection = connection
         self.id = stream

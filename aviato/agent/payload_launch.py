@@ -1,5 +1,8 @@
 """Starting a command inside the sandbox: users, PATH, and exact reasons when it cannot be started."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
+# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
+
 import errno
 import posix
 import sys
@@ -7,7 +10,6 @@ import _posixsubprocess
 
 from aviato.agent.payload_system import (
     close,
-    processes,
     read_small,
 )
 

@@ -1,5 +1,8 @@
 """Commands inside the sandbox: their output, their input, their end."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
+# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
+
 import errno
 import posix
 import select
@@ -9,7 +12,6 @@ from aviato.agent.payload_system import (
     ACK,
     AGAIN,
     Bad,
-    CREDIT,
     DATA_CHUNK,
     DRAIN_MAX,
     EXIT,
@@ -21,9 +23,7 @@ from aviato.agent.payload_system import (
     OUT_MAX,
     SIGKILL,
     STARTED,
-    STDIN,
     STDIN_CLOSED,
-    STDIN_EOF,
     STDIN_WINDOW,
     S_CREDIT,
     S_DATA_FRAME,
@@ -229,6 +229,7 @@ class Process:
         self.outputs = ()
         self.input = None
         self.input_fd = -1
+        self.input_broken = False  # the command closed it
         self.flags = 0
         self.status = None  # (returncode, signal) once reaped
         self.told = False  # EXIT was sent to the present client
@@ -243,15 +244,19 @@ class Process:
         self.connection = connection
         self.told = False
         connection.streams[self.id] = self
+        if self.input_broken:
+            connection.frame(STDIN_CLOSED, self.id, b"")
         if self.pid:
             self.say_started()
-        for output, offset, limit in zip(self.outputs, offsets, limits):
+        for output, offset, limit in zip(self.outputs, offsets, limits):  # noqa: B905 - `strict` is of 3.10
             output.resume(connection, offset, limit)
         self.settle()
 
     def say_started(self):
         """Tell the pid and how much input was accepted."""
-        accepted = self.input.accepted if self.input else 0
+        accepted = 0
+        if self.input:
+            accepted = self.input.acked = self.input.accepted
         self.connection.push(S_STARTED_FRAME.pack(12, STARTED, self.id, self.pid, accepted))
 
     def take_input(self, payload):
@@ -281,6 +286,7 @@ class Process:
             source.write(self.input_fd)
         except OSError:
             self.close_input()
+            self.input_broken = True
             if self.connection is not None:
                 self.connection.frame(STDIN_CLOSED, self.id, b"")
             return

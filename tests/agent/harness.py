@@ -102,6 +102,7 @@ class Recorder:
     async def until(self, size: int, which: Which = Which.STDOUT) -> None:
         """Wait until so many bytes came."""
         while self.totals[which] < size:
+            assert not self.end.done(), self.end
             self.changed.clear()
             await self.changed.wait()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aviato.agent.frames import WINDOW
+from aviato.agent.transfers import Download
 from aviato.exceptions import SandboxFileError
 from tests.agent.harness import run, shell
 
@@ -220,7 +221,8 @@ async def test_slow_reader(channel: Channel, tmp_path: Path) -> None:
     assert (await run(channel, "true").end).returncode == 0
     await channel.ping(5)
     (download,) = channel._streams.values()
-    assert download._received <= len(first) + WINDOW  # type: ignore[union-attr]  # it is the download
+    assert isinstance(download, Download)
+    assert download._received <= len(first) + WINDOW
     await reader.aclose()
     assert not channel._streams
     assert (await shell(channel, "echo fine").end).returncode == 0

@@ -224,7 +224,7 @@ async def test_silence_at_connect() -> None:
 async def test_hangs_up_at_hello() -> None:
     """An agent that hangs up is an error, not a wait."""
     enemy = Enemy()
-    enemy.on_write = lambda pipe, _data: pipe.abort()  # type: ignore[method-assign]  # this enemy's own way
+    enemy.on_write = lambda pipe, _data: pipe.abort()  # type: ignore[method-assign, assignment]  # this enemy's own way
     with pytest.raises(EngineConnectionError, match="lost"):
         await enemy.channel.open(5)
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,8 +38,6 @@ from aviato.agent.frames import (
 from tests.agent.harness import AgentProcess, run, shell
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from aviato.agent.channel import Channel
 
 HELLO = pack_frame(FrameType.HELLO, 0, S_HELLO.pack(MAGIC, 1, 1))
@@ -92,8 +91,9 @@ class Raw:
 async def connect(agent: AgentProcess, *frames: bytes) -> Raw:
     """Connect and say hello and more."""
     raw = Raw(*await agent.raw())
-    raw.say(HELLO, *frames)
+    raw.say(HELLO)
     assert (await raw.expect(FrameType.WELCOME)).payload.startswith(MAGIC)
+    raw.say(*frames)
     return raw
 
 
@@ -202,12 +202,12 @@ async def test_fresh_attach_tells_the_gap(agent: AgentProcess) -> None:
     assert size - WINDOW <= offset <= size
     other.say(pack_frame(FrameType.CREDIT, 5, S_CREDIT.pack(1, size + WINDOW)))
     other.say(pack_frame(FrameType.STDIN_EOF, 5, S_OFFSET.pack(5)))
-    while (frame := await other.hear()) and frame.type == FrameType.STDOUT:
-        assert S_OFFSET.unpack_from(frame.payload)[0] == offset
-        offset += len(frame.payload) - 8
-    assert frame is not None
-    assert frame.type == FrameType.EXIT
-    assert S_EXIT.unpack(frame.payload)[4] == offset == size + 5
+    while (told := await other.hear()) and told.type == FrameType.STDOUT:
+        assert S_OFFSET.unpack_from(told.payload)[0] == offset
+        offset += len(told.payload) - 8
+    assert told is not None
+    assert told.type == FrameType.EXIT
+    assert S_EXIT.unpack(told.payload)[4] == offset == size + 5
     raw.close()
     other.close()
 
@@ -252,10 +252,7 @@ async def test_client_that_never_reads(agent: AgentProcess, channel: Channel) ->
     raw.say(HELLO, *starts)
     for number in range(20):
         assert (await shell(channel, f"exit {number}").end).returncode == number
-    status = await asyncio.get_running_loop().run_in_executor(
-        None,
-        lambda: open(f"/proc/{agent.process.pid}/status").read(),  # noqa: SIM115 - closed with the process table
-    )
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
     resident = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
     assert resident < 40_000
     raw.close()

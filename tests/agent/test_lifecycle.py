@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -95,8 +95,12 @@ async def test_end_of_the_supervisor(agent: AgentProcess, channel: Channel) -> N
 async def test_main_command(tmp_path: Path) -> None:
     """Its output goes to its descriptors, its end is the sandbox's."""
     out, inside = os.pipe()
-    config = {"main": [b"sh", b"-c", b"echo main; exit 42"], "main_stdout_fd": inside, "main_stderr_fd": inside}
-    async with AgentProcess(tmp_path, passed=[inside], **config) as agent:
+    config: dict[str, Any] = {
+        "main": [b"sh", b"-c", b"echo main; exit 42"],
+        "main_stdout_fd": inside,
+        "main_stderr_fd": inside,
+    }
+    async with AgentProcess(tmp_path, (), passed=[inside], **config) as agent:
         os.close(inside)
         assert await agent.line() == "closing 1 42"
         assert await agent.exit_code() == 42
@@ -134,7 +138,7 @@ async def test_main_command_not_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("key", "reason"), [("lifetime_ms", 4), ("idle_ms", 3), ("orphan_ms", 5)])
 async def test_limits(tmp_path: Path, key: str, reason: int) -> None:
     """Each limit ends the sandbox with its own reason."""
-    async with AgentProcess(tmp_path, **{key: 100}) as agent:
+    async with AgentProcess(tmp_path, (), **{key: 100}) as agent:
         assert await agent.line() == f"closing {reason} -1"
 
 
