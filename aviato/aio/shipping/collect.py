@@ -1,0 +1,271 @@
+"""From a function to a bundle: its source and that of what it uses, as text that `runner` puts together again."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import json
+import sys
+from types import CellType, FunctionType
+from typing import Any
+
+from aviato.aio.shipping import values
+from aviato.aio.shipping.names import read_names
+from aviato.aio.shipping.source import Place, find_class, find_function, refuse
+
+_GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
+_MISSING = object()
+Reference = list[Any]
+
+
+def collect(function: Any) -> bytes:
+    """Return a function's bundle as ASCII JSON.
+
+    Names that have no value yet are left to be found missing in the sandbox, as they would be here; a call later
+    collects again.
+
+    Raises:
+        FunctionSerializationError: Something it needs cannot be shipped; the message names it, the hint the way out.
+    """
+    return _Collector().bundle(function)
+
+
+def check_function(function: Any) -> None:
+    """Refuse what is no function that could run elsewhere.
+
+    Raises:
+        TypeError: It cannot be called.
+        FunctionSerializationError: It is a method, a class, a generator or not written in Python.
+    """
+    if not callable(function):
+        raise TypeError(f"a remote function must be a function, not {function!r}")
+    raw = inspect.unwrap(function)
+    what = f"{getattr(function, '__qualname__', None) or function!r}"
+    if not isinstance(raw, FunctionType):
+        kind = "class" if isinstance(raw, type) else f"{type(raw).__name__} object"
+        refuse(what, f"it is a {kind}, not a function with Python source", "Write a `def` that calls it and ship that.")
+    owner = raw.__qualname__.rpartition(".")[0]
+    if owner and not owner.endswith("<locals>"):
+        refuse(what, f"it is a method of {owner}", "Move it out of the class and pass what it needs as arguments.")
+    if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
+        refuse(what, "it is a generator, whose items have no way back yet", "Return a list instead of yielding.")
+
+
+class _Collector:
+    """One walk over what a function needs."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.known: dict[int, tuple[Any, Reference]] = {}
+        self.spaces: dict[int, tuple[dict[str, Any], dict[str, str], dict[str, tuple[bool, Reference]]]] = {}
+        self.numbers: dict[int, int] = {}
+        self.open: set[int] = set()
+        self.current: dict[str, Any] = {}
+
+    def bundle(self, function: Any) -> bytes:
+        """Collect everything."""
+        raw = inspect.unwrap(function)
+        entry = self.function(function, f"function {raw.__qualname__!r}", raw.__code__.co_name)
+        document = {
+            "entry": entry,
+            "items": self.items,
+            "spaces": [names for _, names, _ in self.spaces.values()],
+            "links": [[[name, *link] for name, link in links.items()] for _, _, links in self.spaces.values()],
+        }
+        return json.dumps(document).encode("ascii")
+
+    def space(self, names: dict[str, Any]) -> int:
+        """Return the number of the namespace that stands for these globals."""
+        if id(names) not in self.spaces:
+            given = {key: names[key] for key in ("__name__", "__file__", "__package__") if type(names.get(key)) is str}
+            self.numbers[id(names)] = len(self.spaces)
+            self.spaces[id(names)] = (names, {"__name__": "__aviato__", **given}, {})
+        return self.numbers[id(names)]
+
+    def reference(self, value: Any, where: str, name: str, place: Place | None) -> Reference:
+        """Return what stands for a value that was found as `name`."""
+        original = values.remote_original(value)
+        if original is not None:
+            return self.function(original, where, inspect.unwrap(original).__code__.co_name)
+        simple = values.describe(value, lambda part: self.reference(part, where, "", place), where, self.open)
+        if simple is not None:
+            return simple
+        if isinstance(value, type) and not values.is_installed(value.__module__):
+            return self.cls(value, where)
+        raw = inspect.unwrap(value) if callable(value) else None
+        user = isinstance(raw, FunctionType) and not values.is_installed(raw.__module__)
+        if user or (isinstance(value, FunctionType) and not values.is_installed(value.__globals__.get("__name__", ""))):
+            return self.function(value, where, name)
+        imported = values.imported(value, name, place)
+        if imported is None:
+            refuse(
+                where,
+                f"{name or 'a value in it'} is {_shown(value)}, which has no source and no JSON form",
+                "Make it inside the function, or pass what it is made from as an argument.",
+            )
+        return imported
+
+    def function(self, value: Any, where: str, name: str) -> Reference:
+        """Collect a function; decorators are kept where the name stands for the decorated one."""
+        raw: Any = inspect.unwrap(value)
+        if isinstance(raw, FunctionType) and not values.is_installed(raw.__module__):
+            place = find_function(raw, where)
+            skip = self.own_decorators(raw, place)
+            kept = len(place.decorators) - skip
+            if raw is value and name != raw.__code__.co_name:
+                skip += kept  # the object in hand is what stood below the decorators
+            if kept or raw is value:
+                return self.shipped_function(raw, value, where, place, skip)
+        if not isinstance(value, FunctionType):
+            refuse(
+                where,
+                f"{name or 'a value in it'} is {_shown(value)} around a function",
+                "Write the wrapper as a decorator of the function, or call it inside the function.",
+            )
+        place = find_function(value, where)  # a wrapper made by a call: its closure has the function
+        return self.shipped_function(value, value, where, place, len(place.decorators))
+
+    def shipped_function(self, raw: FunctionType, value: Any, where: str, place: Place, skip: int) -> Reference:
+        """Collect a function from its definition."""
+        if id(value) in self.known:
+            return self.known[id(value)][1]
+        reference = ["item", -1]
+        self.known[id(value)] = self.known[id(raw)] = (value, reference)
+        node = place.node
+        assert not isinstance(node, ast.ClassDef)  # noqa: S101 - narrows the type
+        cells = dict(zip(raw.__code__.co_freevars, raw.__closure__ or (), strict=True))
+        if "__class__" in cells:
+            refuse(where, f"{raw.__qualname__} is a method that uses super()", "Move it out of the class.")
+        inner = where if not self.items and len(self.known) <= 2 else f"{where}, through {raw.__qualname__!r}"  # noqa: PLR2004 - the entry itself
+        defaults = [
+            self.reference(part, f"{inner}, default value", "", place)
+            for part in (*(raw.__defaults__ or ()), *(raw.__kwdefaults__ or {}).values())
+        ]
+        return self.add(reference, raw, raw.__globals__, cells, defaults=defaults, place=place, skip=skip, where=inner)
+
+    def cls(self, value: type, where: str) -> Reference:
+        """Collect a class from its definition."""
+        if id(value) in self.known:
+            return self.known[id(value)][1]
+        what = f"{where}, class {value.__qualname__!r}"
+        module = sys.modules.get(value.__module__)
+        same = self.current.get("__name__") == value.__module__
+        names = self.current if same or module is None else vars(module)
+        place = find_class(value, names, what)
+        cells: dict[str, CellType] = {}
+        for member in vars(value).values():
+            member = getattr(member, "__func__", None) or getattr(member, "fget", None) or member  # noqa: PLW2901 - the function in it
+            method = inspect.unwrap(member) if callable(member) else None
+            if isinstance(method, FunctionType) and method.__code__.co_filename == place.file:
+                first, last = place.first, place.node.end_lineno or 0
+                if first <= method.__code__.co_firstlineno <= last:  # not one that was put there by others
+                    cells.update(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
+                    names = method.__globals__
+        cells.pop("__class__", None)
+        reference = ["item", -1]
+        self.known[id(value)] = (value, reference)
+        return self.add(reference, value, names, cells, defaults=[], place=place, skip=0, where=what)
+
+    def add(  # noqa: C901 - one step of the walk, in the order that matters
+        self,
+        reference: Reference,
+        value: Any,
+        names: dict[str, Any],
+        cells: dict[str, CellType],
+        *,
+        defaults: list[Reference],
+        place: Place,
+        skip: int,
+        where: str,
+    ) -> Reference:
+        """Collect what a definition reads, then the definition, so that what others need comes first."""
+        node = place.node
+        own = "__aviato_lambda" if isinstance(node, ast.Lambda) else node.name
+        read = read_names(place, skip)
+        space = self.space(names)
+        links = self.spaces[id(names)][2]
+        around, self.current = self.current, names
+        closed: dict[str, Reference] = {}
+        needs: list[tuple[str, Reference]] = []
+        for name, cell in cells.items():
+            if name == own:
+                continue
+            try:
+                content = cell.cell_contents
+            except ValueError:
+                closed[name] = ["missing", name]
+                continue
+            closed[name] = self.reference(content, f"{where}, closure variable {name!r}", name, place)
+        for name in (*read.at_once, *read.later):
+            if name in cells or name in _GIVEN or name == own:
+                continue
+            found = names.get(name, _MISSING)
+            if found is _MISSING:
+                if name in read.at_once and not hasattr(builtins, name):
+                    refuse(
+                        where,
+                        f"its definition needs {name!r}, which is neither global nor used inside it",
+                        "Define what its decorators and base classes use at the top of the module.",
+                    )
+                continue
+            if name not in links:
+                links[name] = (False, self.reference(found, f"{where}, global {name!r}", name, place))
+            if name in read.at_once:
+                needs.append((name, links[name][1]))
+        needs += [(name, closed[name]) for name in read.at_once if name in closed]
+        for name in read.annotations:  # only for those who look at annotations at run time
+            found = names.get(name, _MISSING)
+            plain = None if found is _MISSING or name in links else values.imported(found, name, place)
+            if plain is not None:
+                links[name] = (True, plain)
+        self.current = around
+        reference[1] = len(self.items)
+        self.items.append(
+            {
+                "kind": "lambda" if isinstance(node, ast.Lambda) else "definition",
+                "name": own,
+                "qualname": value.__qualname__,
+                "space": space,
+                "file": place.file,
+                "line": node.lineno if isinstance(node, ast.Lambda) else place.first,
+                "text": place.text,
+                "skip": skip,
+                "cells": closed,
+                "needs": needs,
+                "defaults": defaults,
+            }
+        )
+        return reference
+
+    def own_decorators(self, raw: FunctionType, place: Place) -> int:
+        """Return how many decorators, from the top, end with the one that made the function remote."""
+        cells = dict(zip(raw.__code__.co_freevars, raw.__closure__ or (), strict=True))
+
+        def look(node: ast.expr) -> Any:
+            if isinstance(node, ast.Name):
+                if node.id in cells:
+                    try:
+                        return cells[node.id].cell_contents
+                    except ValueError:
+                        return _MISSING
+                return raw.__globals__.get(node.id, _MISSING)
+            if isinstance(node, ast.Attribute):
+                found = look(node.value)
+                return found if found is _MISSING else inspect.getattr_static(found, node.attr, _MISSING)
+            return _MISSING
+
+        for index, node in reversed(list(enumerate(place.decorators))):
+            target = node.func if isinstance(node, ast.Call) else node
+            if isinstance(target, ast.Attribute) and target.attr == "function":
+                owner = look(target.value)
+                if owner is _MISSING or values.is_ours(type(owner)):
+                    return index + 1
+            elif isinstance(target, ast.Name) and values.is_ours(look(target)):
+                return index + 1
+        return 0
+
+
+def _shown(value: Any) -> str:
+    kind = type(value)
+    return f"an object of type {kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,352 @@
+"""The program that runs one call of a function inside a sandbox; stdlib only, Python 3.8 and later.
+
+It is sent as text, once for each sandbox, together with a bundle (what `collect` makes), and started once for each
+call::
+
+    python3 runner.py BUNDLE < CALL
+
+CALL is one line of JSON, `{"result": PATH, "forget": [PATH, ...]}`, followed by `[args, kwargs]` in JSON. The
+outcome is
+written to `result` under a temporary name and renamed, so that it is complete or absent, and is apart from everything
+the function prints. The client imports `check` and `dumps` from here too, so that both sides have one idea of a value.
+"""
+
+# ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB - what Python 3.8 has, and as few imports as can be
+
+from __future__ import annotations
+import __future__
+
+import ast
+import importlib
+import json
+import linecache
+import math
+import os
+import sys
+import traceback
+import types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict
+
+    Item = Dict[str, Any]
+
+MESSAGE_LIMIT = 64 * 1024
+TRACEBACK_LIMIT = 256 * 1024
+_SCALARS = frozenset((type(None), bool, int, str))
+
+
+class NotCarried(TypeError):
+    """A value that JSON cannot carry; the text names its path."""
+
+
+def check(value: Any, path: str) -> None:
+    """Refuse what would not arrive as it was sent; a tuple is let through and arrives as a list.
+
+    Raises:
+        NotCarried: Something in `value` is not None, bool, int, finite float, str, list, tuple or dict with str keys.
+    """
+    stack: list[tuple[Any, str, tuple[int, ...]]] = [(value, path, ())]
+    while stack:
+        item, where, above = stack.pop()
+        kind = type(item)
+        if kind in _SCALARS:
+            continue
+        if kind is float:
+            if not math.isfinite(item):
+                raise NotCarried("%s is %r, which JSON has no form for" % (where, item))
+            continue
+        if kind not in (list, tuple, dict):
+            raise NotCarried(
+                "%s is of type %s.%s, which JSON cannot carry" % (where, kind.__module__, kind.__qualname__)
+            )
+        if id(item) in above:
+            raise NotCarried("%s contains itself" % where)
+        within = above + (id(item),)
+        if len(within) > 500:
+            raise NotCarried("%s... is nested more than 500 deep" % where[:200])
+        if kind is not dict:
+            for index, part in enumerate(item):
+                if type(part) not in _SCALARS:
+                    stack.append((part, "%s[%d]" % (where, index), within))
+            continue
+        for key, part in item.items():
+            if type(key) is not str:
+                raise NotCarried("%s has the key %r; keys must be str" % (where, key))
+            if type(part) not in _SCALARS:
+                name = ".%s" % key if key.isidentifier() else "[%r]" % key
+                stack.append((part, where + name, within))
+
+
+def dumps(value: Any, path: str) -> bytes:
+    """Return a value as JSON in ASCII bytes, in which a lone surrogate survives.
+
+    Raises:
+        NotCarried: As `check`; or an int has more digits than this interpreter writes.
+    """
+    check(value, path)
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+    except (ValueError, RecursionError) as error:
+        raise NotCarried("%s cannot be written as JSON: %s" % (path, error)) from error
+
+
+BUILD = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "dict": dict}
+
+
+def holds_items(reference: list[Any]) -> bool:
+    """Tell whether a reference is, or contains, a definition."""
+    if reference[0] == "item":
+        return True
+    return any(
+        holds_items(part)
+        for inner in reference
+        if isinstance(inner, list)
+        for part in (inner if inner and isinstance(inner[0], list) else [inner])
+        if part and isinstance(part[0], str)
+    )
+
+
+class Bundle:
+    """The definitions of a bundle, made in the order in which they need each other."""
+
+    def __init__(self, bundle: dict[str, Any]) -> None:
+        self.items = bundle["items"]
+        modules = []
+        for names in bundle["spaces"]:
+            module = types.ModuleType(names["__name__"])
+            module.__dict__.update(names)
+            modules.append(module)
+        self.spaces = [module.__dict__ for module in modules]
+        self.made: dict[int, Any] = {}
+        self.lines: dict[str, list[str]] = {}
+        waiting: dict[int, list[Any]] = {}
+        late: list[Any] = []
+        for index, names in enumerate(bundle["links"]):
+            for name, optional, reference in names:
+                if reference[0] != "item" and holds_items(reference):
+                    late.append((self.spaces[index], name, optional, reference))
+                elif reference[0] == "item":
+                    waiting.setdefault(reference[1], []).append((self.spaces[index], name))
+                else:
+                    self.bind(self.spaces[index], name, optional, reference)
+        for module in modules:  # after the imports, which may give the real ones; dataclasses look here
+            if module.__name__ == "__main__":
+                sys.modules["__main__"] = module
+            else:
+                sys.modules.setdefault(module.__name__, module)
+        for number in range(len(self.items)):  # what others need comes first
+            made = self.make(number)
+            for space, name in waiting.get(number, ()):
+                space[name] = made
+        for space, name, optional, reference in late:
+            self.bind(space, name, optional, reference)
+        for number, (_, link) in self.made.items():  # again, now that circles are closed
+            self.link(number, link)
+
+    def link(self, number: int, link: Any) -> None:
+        """Fill the closure of a definition as far as its values are there."""
+        if link is not None:
+            link([self.early(reference) for reference in self.items[number]["cells"].values()])
+
+    def bind(self, space: dict[str, Any], name: str, optional: bool, reference: list[Any]) -> None:
+        """Put one value under its name."""
+        try:
+            space[name] = self.value(reference)
+        except (ImportError, AttributeError):
+            if not optional:
+                raise
+
+    def value(self, reference: list[Any]) -> Any:
+        """Return what a reference stands for."""
+        kind, rest = reference[0], reference[1:]
+        if kind == "item":
+            return self.make(rest[0])
+        if kind == "literal":
+            return ast.literal_eval(rest[0])
+        if kind == "float":
+            return float(rest[0])
+        if kind == "build":
+            return BUILD[rest[0]]([self.value(part) for part in rest[1]])
+        if kind == "missing":
+            raise NameError("the closure variable %r had no value when the function was shipped" % rest[0])
+        if kind == "import":
+            found = importlib.import_module(rest[0])
+            for part in rest[1].split(".") if rest[1] else ():
+                found = getattr(found, part)
+            return found
+        if kind == "call":
+            return self.value(rest[0])(*[self.value(argument) for argument in rest[1]])
+        if kind == "attribute":
+            return getattr(self.value(rest[0]), rest[1])
+        raise ValueError("unknown reference %r" % (reference,))
+
+    def make(self, number: int) -> Any:
+        """Make one function or class, after what it needs at once."""
+        if number in self.made:
+            if self.made[number] is None:
+                raise RuntimeError("%s needs itself to be defined" % self.items[number]["name"])
+            return self.made[number][0]
+        item = self.items[number]
+        space = self.spaces[item["space"]]
+        self.made[number] = None
+        for name, reference in item["needs"]:
+            if holds_items(reference) and name not in item["cells"]:
+                space[name] = self.value(reference)
+        now = [self.early(reference) for reference in item["cells"].values()]
+        defaults = [self.value(reference) for reference in item["defaults"]]
+        self.made[number] = self.define(item, space, now, defaults)
+        self.link(number, self.made[number][1])
+        return self.made[number][0]
+
+    def early(self, reference: list[Any]) -> Any:
+        """Return a cell's value; None stands for a definition that is still to come, until `link` is called again."""
+        if reference[0] == "item" and self.made.get(reference[1]) is None:
+            return None
+        return self.value(reference)
+
+    def define(self, item: Item, space: dict[str, Any], cells: list[Any], defaults: list[Any]) -> Any:
+        """Run one definition inside a function whose parameters are its closure, keeping file and line numbers."""
+        lines = item["text"].splitlines(True)
+        known = self.lines.setdefault(item["file"], [])
+        known.extend(["\n"] * (item["line"] - 1 + len(lines) - len(known)))
+        known[item["line"] - 1 : item["line"] - 1 + len(lines)] = lines
+        linecache.cache[item["file"]] = (sum(map(len, known)), None, known, item["file"])
+        names = list(item["cells"])
+        values = ["__aviato_default_%d" % index for index in range(len(defaults))]
+        cells_text = ", ".join(names)
+        parts = ["def __aviato_make(%s):" % ", ".join(names + values)]
+        if names:
+            parts.append("    def __aviato_link(__aviato_values):")
+            parts.append("        nonlocal %s" % cells_text)
+            parts.append("        [%s] = __aviato_values" % cells_text)
+        else:
+            parts.append("    __aviato_link = None")
+        parts.append("    return %s, __aviato_link" % item["name"])
+        factory = ast.parse("\n".join(parts))
+        made_by: Any = factory.body[0]
+        made_by.body.insert(-1, self.definition(item))
+        ast.fix_missing_locations(factory)
+        flags = __future__.annotations.compiler_flag
+        scope: dict[str, Any] = {}
+        code = compile(factory, item["file"], "exec", flags, True)
+        exec(code, space, scope)
+        made, link = scope["__aviato_make"](*(cells + defaults))
+        try:
+            made.__qualname__ = item["qualname"]
+        except (AttributeError, TypeError):
+            pass
+        return made, link
+
+    def definition(self, item: Item) -> Any:
+        """Return the definition's tree: without the decorators and default values that are made elsewhere."""
+        node: Any
+        if item["kind"] == "lambda":
+            tree = ast.parse("\n" * (item["line"] - 2) + "%s = (\n%s\n)" % (item["name"], item["text"]))
+            node = tree.body[0]
+            arguments: Any = node.value.args
+            if item["line"] < 2:
+                ast.increment_lineno(node, -1)
+        else:
+            block = "if 1:\n" + item["text"] if item["text"][:1] in " \t" else item["text"]
+            node = ast.parse(block, item["file"]).body[0]
+            if isinstance(node, ast.If):
+                node = node.body[0]
+                ast.increment_lineno(node, -1)
+            ast.increment_lineno(node, item["line"] - 1)
+            node.decorator_list = node.decorator_list[item["skip"] :]
+            arguments = getattr(node, "args", None)
+        if item["defaults"]:
+            names = [
+                ast.Name(id="__aviato_default_%d" % index, ctx=ast.Load()) for index in range(len(item["defaults"]))
+            ]
+            count = len(arguments.defaults)
+            arguments.defaults = names[:count]
+            keywords = iter(names[count:])
+            arguments.kw_defaults = [None if old is None else next(keywords) for old in arguments.kw_defaults]
+        return node
+
+
+def short(text: str, limit: int) -> str:
+    """Keep both ends of a long text."""
+    return text if len(text) <= limit else text[: limit // 2] + "\n[...]\n" + text[-limit // 2 :]
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Return what the client is told of an exception."""
+    try:
+        message = str(error)
+    except Exception as inner:  # the class is the function's own and may do anything
+        message = "<its text cannot be had: %s>" % type(inner).__name__
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as inner:  # likewise
+        text = "<the traceback cannot be shown: %s>" % type(inner).__name__
+    return {
+        "type": type(error).__qualname__,
+        "module": str(type(error).__module__),
+        "message": short(message, MESSAGE_LIMIT),
+        "traceback": short(text, TRACEBACK_LIMIT),
+    }
+
+
+def call(bundle: str, arguments: bytes) -> bytes:
+    """Make the function, call it and return the outcome as JSON in bytes."""
+    stage = "define"
+    try:
+        with open(bundle, "rb") as file:
+            document = json.loads(file.read().decode("ascii"))
+        function = Bundle(document).value(document["entry"])
+        stage = "call"
+        args, kwargs = json.loads(arguments.decode("ascii"))
+        value = function(*args, **kwargs)
+        if hasattr(value, "__await__"):
+            import asyncio
+
+            async def wait() -> Any:
+                return await value
+
+            value = asyncio.run(wait())
+    except BaseException as error:  # sys.exit and KeyboardInterrupt are the function's as well
+        return dumps({"error": describe(error), "stage": stage}, "outcome")
+    try:
+        return b'{"value":' + dumps(value, "result") + b"}"
+    except NotCarried as error:
+        return dumps({"not_carried": str(error)}, "outcome")
+
+
+def main() -> None:
+    """Run one call."""
+    me = os.getpid()
+    source = os.fdopen(os.dup(0), "rb")
+    header = json.loads(source.readline().decode("ascii"))
+    arguments = source.read()
+    source.close()
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    for path in header["forget"]:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+    bundle = sys.argv[1]
+    sys.argv = [""]
+    sys.path[0] = os.getcwd()
+    outcome = call(bundle, arguments)
+    if os.getpid() != me:  # a child that the function forked came back through here
+        sys.stdout.flush()
+        os._exit(0)
+    temporary = header["result"] + ".new"
+    with open(temporary, "wb") as file:
+        file.write(outcome)
+    os.rename(temporary, header["result"])
+
+
+if __name__ == "__main__":
+    _own = sys.modules["__main__"]  # kept alive: the function's own module may take the name
+    main()

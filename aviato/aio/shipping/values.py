@@ -1,0 +1,139 @@
+"""Values that travel beside the source: by their text, by how they are made, or by where they are imported from."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import functools
+import importlib.machinery
+import logging
+import math
+import os
+import pathlib
+import re
+import site
+import sys
+import sysconfig
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from aviato.aio.shipping.source import Place, refuse
+
+Reference = list[Any]
+_TEXT = frozenset({type(None), bool, int, str, bytes, complex, type(Ellipsis)})
+_CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", dict: "dict"}
+
+
+@functools.lru_cache(maxsize=1)
+def _package_directories() -> tuple[str, ...]:
+    found = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    found |= {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(os.path.join(os.path.realpath(path), "") for path in found if path)  # noqa: PTH118 - strings are compared
+
+
+def is_installed(name: str | None) -> bool:
+    """Tell whether a module comes with Python or from an installed package, so that the sandbox may have it too."""
+    if not name or name == "__main__":
+        return False
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top in sys.builtin_module_names:
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None:
+        return False
+    if file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
+        return True
+    return bool(os.path.realpath(file).startswith(_package_directories()))
+
+
+def is_ours(value: Any) -> bool:
+    """Tell whether a class or function is of this library."""
+    module = getattr(value, "__module__", None)
+    return isinstance(module, str) and module.partition(".")[0] in {"aviato", "aviato_sync"}
+
+
+def remote_original(value: Any) -> Any:
+    """Return the function inside a remote function of either face, or None."""
+    if not is_ours(type(value)) or type(value).__name__ != "RemoteFunction":
+        return None
+    return getattr(value, "_core", value).__aviato_function__
+
+
+def describe(  # noqa: C901, PLR0911 - a table of kinds, each with its own answer
+    value: Any, part: Callable[[Any], Reference], where: str, above: set[int]
+) -> Reference | None:
+    """Return what stands for plain data, a module, or one of the few objects with a known recipe; else None."""
+    kind = type(value)
+    if kind in _TEXT:
+        return _literal(value, where)
+    if kind is float:
+        return ["literal", repr(value)] if math.isfinite(value) else ["float", repr(value)]
+    if kind in _CONTAINERS:
+        if id(value) in above:
+            refuse(where, "it contains itself", "Build it inside the function.")
+        above.add(id(value))
+        try:
+            inner = (
+                [["build", "tuple", [part(key), part(item)]] for key, item in value.items()]
+                if kind is dict
+                else [part(item) for item in value]
+            )
+        finally:
+            above.discard(id(value))
+        if kind in {list, tuple, dict} and all(_is_literal(item) for item in inner):
+            return _literal(value, where)
+        return ["build", _CONTAINERS[kind], inner]
+    if isinstance(value, ModuleType):
+        return ["import", value.__name__, ""]
+    if isinstance(value, enum.Enum) and value.name is not None:
+        return ["attribute", part(kind), value.name]
+    if kind is re.Pattern:
+        return ["call", ["import", "re", "compile"], [_literal(value.pattern, where), _literal(value.flags, where)]]
+    if isinstance(value, pathlib.PurePath) and is_installed(kind.__module__):
+        public = next(cls for cls in kind.__mro__ if hasattr(pathlib, cls.__name__))
+        return ["call", ["import", "pathlib", public.__name__], [_literal(str(value), where)]]
+    if kind is logging.Logger:
+        return ["call", ["import", "logging", "getLogger"], [_literal(value.name, where)]]
+    if kind is functools.partial and not value.keywords:
+        return ["call", ["import", "functools", "partial"], [part(value.func), *map(part, value.args)]]
+    return None
+
+
+def _is_literal(reference: Reference) -> bool:
+    if reference[0] == "build":
+        return all(_is_literal(item) for item in reference[2])
+    return bool(reference[0] == "literal")
+
+
+def _literal(value: Any, where: str) -> Reference:
+    try:
+        return ["literal", repr(value)]
+    except ValueError as error:
+        refuse(where, f"it has no text: {error}", "Compute it inside the function.")
+
+
+def imported(value: Any, name: str, place: Place | None) -> Reference | None:
+    """Return where an object of an installed package is imported from, or None when that cannot be told."""
+    if isinstance(value, ModuleType):
+        return ["import", value.__name__, ""]
+    module = getattr(value, "__module__", None)
+    path = getattr(value, "__qualname__", None)
+    if isinstance(module, str) and isinstance(path, str) and "<" not in path and is_installed(module):
+        found: Any = sys.modules.get(module)
+        for step in path.split("."):
+            found = getattr(found, step, None)
+        if found is value:
+            return ["import", module, path]
+    if place is None or not name:
+        return None
+    aliases = (
+        (node.module, alias)
+        for node in ast.walk(ast.parse("".join(place.lines)))
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module and is_installed(node.module)
+        for alias in node.names
+    )
+    for module, alias in aliases:
+        if (alias.asname or alias.name) == name and getattr(sys.modules.get(module), alias.name, None) is value:
+            return ["import", module, alias.name]
+    return None
