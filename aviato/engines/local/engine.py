@@ -68,7 +68,7 @@ class LocalEngine(Engine):
 
     async def create(self, spec: SandboxSpec) -> SandboxInfo:
         """Create and start a sandbox; see `Engine.create`."""
-        job, content = make_job(self._home, spec)
+        job, content, image_fd = make_job(self._home, spec)
         available = os.cpu_count() or 1
         cpu = spec.resources.cpu_millicores
         if cpu is not None and cpu > available * 1000:
@@ -82,7 +82,8 @@ class LocalEngine(Engine):
                     view = view[os.write(content_fd, view) :]
             async with self._launches:
                 connection = self._supervisor()
-                request = connection.request("launch", spec.sandbox_id, job=job, fds=(content_fd, theirs.fileno()))
+                fds = (content_fd, theirs.fileno(), *(() if image_fd is None else (image_fd,)))
+                request = connection.request("launch", spec.sandbox_id, job=job, fds=fds)
                 theirs.close()
                 try:
                     record = await asyncio.shield(request)
@@ -96,6 +97,8 @@ class LocalEngine(Engine):
         finally:
             theirs.close()
             os.close(content_fd)
+            if image_fd is not None:
+                os.close(image_fd)
         self._attached.add(spec.sandbox_id)
         self._streams[spec.sandbox_id] = ours
         return describe(record)

@@ -181,7 +181,8 @@ class Held:
         child_fds["config"] = memory_file("aviato-config", marshal.dumps(config))
         child_fds["seccomp"] = memory_file("aviato-seccomp", seccomp.build(MACHINE))
         job = dict(self.job, supervisor=os.getpid(), content_fd=content, users=self.job["shift_ids"])
-        job["agent_argv"] = bootstrap.loader_argv(self.job["python"], child_fds["code"], child_fds["config"])
+        loader = bootstrap.loader_argv(self.job["python"], child_fds["code"], child_fds["config"])
+        job["agent_argv"] = self.job["loader"] + loader
         pid = os.fork()
         if pid == 0:
             os.dup2(stderr_write, 2)
@@ -236,6 +237,7 @@ class Held:
             "lifetime_ms": 0,
             "idle_ms": round(agent["idle"] * 1000),
             "orphan_ms": 0,
+            "hidden": encode(self.job["hidden"]),
         }
 
     def _read(self, fd: int, take: Any) -> None:

@@ -30,6 +30,8 @@ DISK_BYTES = 1 << 30
 PROCESSES = 512
 BYTES_PER_INODE = 16384
 FILES_OPEN = 4096
+HIDDEN = "/.aviato"
+"""Where an image's sandbox has what is lent to its agent; closed once the agent has started."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -38,8 +40,8 @@ def python_program() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes]]:
-    """Turn a specification into a job and the content of its mounted files.
+def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes], int | None]:
+    """Turn a specification into a job, the content of its mounted files, and a descriptor that holds its image.
 
     Raises:
         CapabilityError: This machine cannot give what was asked for.
@@ -67,7 +69,6 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes]]
             step="seccomp",
             remedy=f"Use one of {', '.join(ARCHITECTURES)}.",
         )
-    image = ImageStore(home).resolve(spec.image or DEFAULT_IMAGE)
     is_root = os.getuid() == 0
     limits, isolation = _limits(spec.resources, is_root=is_root)
     disk = spec.resources.disk_bytes or DISK_BYTES
@@ -77,6 +78,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes]]
             hint="Leave user out, or run as root.",
         )
     mounted, content = _mounted(spec)
+    image = ImageStore(home).resolve(spec.image or DEFAULT_IMAGE)
     python = python_program()
     environment = {
         "PATH": PATH,
@@ -89,14 +91,12 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes]]
     job = {
         "id": spec.sandbox_id,
         "bwrap": bwrap,
-        "python": python,
         "shift_ids": is_root,
         "disk_bytes": disk,
         "inodes": max(4096, disk // BYTES_PER_INODE),
         "limits": limits,
         "rlimits": _rlimits(disk, limits, isolation, is_root=is_root),
         "mounted": mounted,
-        "files": {},
         **_tree(image, etc_copy, python),
         "agent": {
             "env": environment,
@@ -119,7 +119,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes]]
             "isolation": cattrs.unstructure(isolation),
         },
     }
-    return job, content
+    return job, content, image.hold()
 
 
 def _refuse(spec: SandboxSpec) -> None:
@@ -188,18 +188,64 @@ def _rlimits(disk: int, limits: Mapping[str, Any], isolation: Isolation, *, is_r
 
 def _tree(image: ResolvedImage, etc_copy: str, python: str) -> dict[str, Any]:
     prefix = str(Path(sys.base_prefix).resolve())
-    lent = {} if prefix in ("/usr", "/") else {prefix: prefix}
-    if image.kind == "host":
-        layers = {place: place for place in ("/usr", "/opt") if os.path.isdir(place)}
-        layers["/etc"] = etc_copy
-        names = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
-        links = {f"/{name}": os.readlink(f"/{name}") for name in names if os.path.islink(f"/{name}")}
-        for name in names:
-            if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}"):
-                layers[f"/{name}"] = f"/{name}"
-        return {"layers": layers, "links": links, "lent": lent, "named_python": python}
-    assert image.root is not None  # noqa: S101 - what an image is
-    return {"layers": {"/": image.root}, "links": {}, "lent": lent, "named_python": ""}
+    if image.root is not None:
+        return _image_tree(image.root, prefix, python)
+    layers = {place: place for place in ("/usr", "/opt") if os.path.isdir(place)}
+    layers["/etc"] = etc_copy
+    names = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
+    links = {f"/{name}": os.readlink(f"/{name}") for name in names if os.path.islink(f"/{name}")}
+    layers.update({f"/{name}": f"/{name}" for name in names if os.path.isdir(f"/{name}") and f"/{name}" not in links})
+    lent = {} if prefix in {"/usr", "/"} else {prefix: prefix}
+    return {
+        "layers": layers,
+        "links": links,
+        "lent": lent,
+        "files": {},
+        "named_python": python,
+        "python": python,
+        "loader": [],
+        "hidden": "",
+    }
+
+
+def _image_tree(root: str, prefix: str, python: str) -> dict[str, Any]:
+    """Lend the agent an interpreter that needs nothing of the image: its prefix, its libraries and their loader."""
+    loader, folders = _libraries()
+    lent = {f"{HIDDEN}/prefix": prefix, **{f"{HIDDEN}/lib{number}": folder for number, folder in enumerate(folders)}}
+    places = {folder: place for place, folder in lent.items()}
+    paths = ":".join(places[folder] for folder in folders)
+    return {
+        "layers": {"/": root},
+        "links": {},
+        "lent": lent,
+        "files": {f"/etc/{name}": etc.FRESH[name] for name in ("hosts", "hostname", "resolv.conf")},
+        "named_python": "",
+        "python": f"{HIDDEN}/prefix/{Path(python).relative_to(prefix)}",
+        "loader": [f"{places[os.path.dirname(loader)]}/{os.path.basename(loader)}", "--library-path", paths],
+        "hidden": HIDDEN,
+    }
+
+
+def _libraries() -> tuple[str, list[str]]:
+    """Find the dynamic loader that this interpreter runs by, and the directories of the libraries it has loaded.
+
+    Raises:
+        CapabilityError: There is no loader: the interpreter is linked statically.
+    """
+    loader, folders = None, []
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123 - strings as elsewhere here
+        paths = dict.fromkeys(line.split(maxsplit=5)[5].strip() for line in file if "/" in line)
+    for path in paths:
+        name = os.path.basename(path)
+        if name.startswith(("ld-", "ld.", "ld64")) and ".so" in name:
+            loader = path
+        elif not name.startswith(("libc.", "libc-", "libm.", "libpython", "libffi", "libpthread", "libdl")):
+            continue
+        if os.path.dirname(path) not in folders:
+            folders.append(os.path.dirname(path))
+    if loader is None:
+        raise CapabilityError("images need a dynamically linked Python to lend to the agent, and this one is not")
+    return loader, folders
 
 
 def _mounted(spec: SandboxSpec) -> tuple[list[tuple[str, int, int]], list[bytes]]:

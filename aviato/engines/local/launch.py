@@ -14,22 +14,16 @@ import os
 import resource
 from typing import Any, NoReturn
 
-from aviato.engines.local import profile
+from aviato.engines.local import profile, rootfs
 from aviato.engines.local.cgroups import Group
 from aviato.engines.local.ids import IDS
 from aviato.engines.local.syscalls import (
-    ATTR_NODEV,
-    ATTR_NOSUID,
-    ATTR_RDONLY,
     CLONE_NEWNS,
     CLONE_NEWUSER,
-    MS_NODEV,
-    MS_NOSUID,
     MS_PRIVATE,
     MS_REC,
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
-    clone_mount,
     close_all_but,
     join_new_keyring,
     mount,
@@ -114,18 +108,17 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
         group.join()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("500")
-    root = f"{STAGE}/root"
     if base is not None:
-        _as_root(job, root, base)
+        _as_root(job, base)
     else:
-        _as_user(job, root)
+        _as_user(job)
     for name, value in USER_LIMITS.items():
         with contextlib.suppress(OSError), open(f"/proc/sys/user/{name}", "w", encoding="ascii") as file:
             file.write(str(value))
     with _Step("limits"):
         for name, value in job["rlimits"].items():
             _limit(getattr(resource, f"RLIMIT_{name}"), value)
-    argv = profile.command_line(job, fds, root, f"{STAGE}/shm")
+    argv = profile.command_line(job, fds, rootfs.ROOT, rootfs.SHARED_MEMORY)
     for name, fd in fds.items():
         os.set_inheritable(fd, name not in {"errors", "content"})
     os.umask(0o022)
@@ -150,7 +143,7 @@ def _open_sources(job: dict[str, Any]) -> dict[str, str]:
     return sources
 
 
-def _as_root(job: dict[str, Any], root: str, base: int) -> None:
+def _as_root(job: dict[str, Any], base: int) -> None:
     """Build the tree as the machine's root, then become the sandbox's own root, which is nobody outside."""
     with _Step("mount namespace"):
         unshare(CLONE_NEWNS)
@@ -168,7 +161,7 @@ def _as_root(job: dict[str, Any], root: str, base: int) -> None:
             for kind in ("uid", "gid"):
                 _write(f"/proc/{me}/{kind}_map", f"0 {base} {IDS}")
             namespace = os.open(f"/proc/{me}/ns/user", os.O_RDONLY)
-            _build(job, root, sources, base, namespace)
+            rootfs.build(job, sources, base, namespace)
             os.write(done_write, b"ok")
         except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
             os.write(done_write, str(error).encode())
@@ -193,7 +186,7 @@ def _as_root(job: dict[str, Any], root: str, base: int) -> None:
         os.setresuid(0, 0, 0)
 
 
-def _as_user(job: dict[str, Any], root: str) -> None:
+def _as_user(job: dict[str, Any]) -> None:
     """Map the user to the sandbox's root, and build the tree as that."""
     uid, gid = os.getuid(), os.getgid()
     with _Step("user namespace"):
@@ -205,7 +198,7 @@ def _as_user(job: dict[str, Any], root: str) -> None:
         mount("none", "/", flags=MS_REC | MS_PRIVATE)
     sources = _open_sources(job)
     with _Step("root file system"):
-        _build(job, root, sources, None, -1)
+        rootfs.build(job, sources, None, -1)
 
 
 def _write(path: str, text: str) -> None:
@@ -214,123 +207,3 @@ def _write(path: str, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
-
-
-def _build(job: dict[str, Any], root: str, sources: dict[str, str], owner: int | None, namespace: int) -> None:
-    """Build the allow-list root on one limited tmpfs."""
-    size = f"size={job['disk_bytes']},nr_inodes={job['inodes']},mode=0755"
-    mount("aviato", STAGE, "tmpfs", MS_NODEV | MS_NOSUID, size)
-
-    def make(path: str, mode: int = 0o755) -> None:
-        os.mkdir(path)
-        os.chmod(path, mode)
-        if owner is not None:
-            os.chown(path, owner, owner)
-
-    for name in ("upper", "work", "lower"):
-        os.mkdir(f"{STAGE}/{name}", 0o755)
-    make(root)
-    make(f"{STAGE}/shm", 0o1777)
-    for index, (place, layer) in enumerate(job["layers"].items()):
-        _overlay(make, f"{root}{place}", str(index), sources[layer], namespace, owner, job)
-    for path, mode in profile.DIRECTORIES.items():
-        if not os.path.lexists(root + path):
-            make(root + path, mode)
-        elif path in profile.EMPTIED:
-            mount("aviato", root + path, "tmpfs", MS_NODEV | MS_NOSUID, "size=4096,mode=0755")
-    for path, target in job["links"].items():
-        if not os.path.lexists(root + path):
-            os.symlink(target, root + path)
-    for place, source in job["lent"].items():
-        _make_parents(make, root, place)
-        if not os.path.isdir(root + place):
-            make(root + place)
-        clone_mount(sources[source], root + place, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
-    for path, text in job["files"].items():
-        _put(root, path, text.encode(), owner)
-    _mount_files(job, make, root, owner)
-
-
-def _overlay(
-    make: Any, place: str, name: str, lower: str, namespace: int, owner: int | None, job: dict[str, Any]
-) -> None:
-    upper, work = f"{STAGE}/upper/{name}", f"{STAGE}/work/{name}"
-    make(upper)
-    make(work)
-    if place.rstrip("/").endswith("/usr") or place.endswith("/root/"):
-        _name_python(job, upper, "" if place.endswith("/root/") else "/usr", owner)
-    if not os.path.isdir(place):
-        make(place)
-    options = f"upperdir={upper},workdir={work}"
-    if namespace >= 0:
-        cloned = f"{STAGE}/lower/{name}"
-        os.mkdir(cloned)
-        try:
-            clone_mount(lower, cloned, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, namespace)
-            lower = cloned
-        except OSError:
-            os.rmdir(
-                cloned
-            )  # a file system without id-mapped mounts: its files then belong to nobody inside, and are read-only
-    else:
-        options += ",userxattr"
-    mount("overlay", place, "overlay", MS_NODEV | MS_NOSUID, f"lowerdir={lower},{options}")
-
-
-def _name_python(job: dict[str, Any], upper: str, prefix: str, owner: int | None) -> None:
-    """Let `python` and `python3` be the interpreter that runs aviato."""
-    python = job["named_python"]
-    if not python:
-        return
-    folder = upper
-    for part in ("local", "bin") if prefix else ("usr", "local", "bin"):
-        folder = f"{folder}/{part}"
-        os.mkdir(folder, 0o755)
-        if owner is not None:
-            os.chown(folder, owner, owner)
-    for name in ("python", "python3"):
-        os.symlink(python, f"{folder}/{name}")
-        if owner is not None:
-            os.lchown(f"{folder}/{name}", owner, owner)
-
-
-def _make_parents(make: Any, root: str, path: str) -> None:
-    at = root
-    for part in path.strip("/").split("/")[:-1]:
-        at = f"{at}/{part}"
-        if not os.path.isdir(at):
-            make(at)
-
-
-def _put(root: str, path: str, data: bytes, owner: int | None) -> None:
-    fd = os.open(root + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-    try:
-        os.write(fd, data)
-        if owner is not None:
-            os.fchown(fd, owner, owner)
-    finally:
-        os.close(fd)
-
-
-def _mount_files(job: dict[str, Any], make: Any, root: str, owner: int | None) -> None:
-    """Put the mounted files on the tmpfs and bind them read-only to their places."""
-    if not job["mounted"]:
-        return
-    os.mkdir(f"{STAGE}/mounted", 0o755)
-    content = os.open(f"/proc/self/fd/{job['content_fd']}", os.O_RDONLY)
-    for number, (path, start, length) in enumerate(job["mounted"]):
-        stored = f"{STAGE}/mounted/{number}"
-        fd = os.open(stored, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
-        os.fchmod(fd, 0o444)
-        sent = 0
-        while sent < length:
-            piece = os.pread(content, min(1 << 20, length - sent), start + sent)
-            os.write(fd, piece)
-            sent += len(piece)
-        if owner is not None:
-            os.fchown(fd, owner, owner)
-        os.close(fd)
-        _make_parents(make, root, path)
-        os.close(os.open(root + path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o444))
-        clone_mount(stored, root + path, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
-    os.close(content)

@@ -9,7 +9,7 @@ DIRECTORIES = {
     "/etc": 0o755, "/tmp": 0o1777, "/var": 0o755, "/var/tmp": 0o1777, "/root": 0o700, "/home": 0o755, "/run": 0o755,
     "/workspace": 0o755, "/proc": 0o755, "/dev": 0o755, "/sys": 0o755,
 }  # fmt: skip
-EMPTIED = ("/proc", "/sys", "/dev")
+MUST_BE_REAL = frozenset({"/proc", "/sys", "/dev"})
 MASKED_FILES = (
     "cmdline", "config.gz", "diskstats", "interrupts", "iomem", "kallsyms", "kcore", "key-users", "keys", "kpagecount",
     "kpageflags", "latency_stats", "locks", "modules", "partitions", "sched_debug", "slabinfo", "sysrq-trigger",

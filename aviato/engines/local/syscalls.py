@@ -15,7 +15,7 @@ _NUMBERS = {
     "x86_64": {"mount": 165, "umount2": 166, "unshare": 272, "keyctl": 250, "prctl": 157},
     "aarch64": {"mount": 40, "umount2": 39, "unshare": 97, "keyctl": 219, "prctl": 167},
 }
-_OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _MOUNT_SETATTR = 428, 429, 436, 442
+_OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 436, 437, 442
 
 MACHINE = platform.machine()
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -23,7 +23,8 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_IDMAP = 1, 2, 4, 0x00100000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 KEYCTL_JOIN_SESSION_KEYRING = 1
-_AT_FDCWD, _AT_EMPTY_PATH, _MOVE_F_EMPTY_PATH, _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = -100, 0x1000, 4, 1, 0o2000000
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
+_AT_FDCWD, _AT_EMPTY_PATH, _MOVE_FLAGS, _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = -100, 0x1000, 0x04 | 0x10, 1, 0o2000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -72,9 +73,16 @@ def clone_mount(source: str, target: str, attributes: int, userns_fd: int = -1) 
         attr = struct.pack("QQQQ", attributes, 0, 0, max(userns_fd, 0))
         buffer = ctypes.create_string_buffer(attr, len(attr))
         _call("mount_setattr", _MOUNT_SETATTR, fd, b"", _AT_EMPTY_PATH, buffer, len(attr))
-        _call("move_mount", _MOVE_MOUNT, fd, b"", _AT_FDCWD, target.encode(), _MOVE_F_EMPTY_PATH)
+        _call("move_mount", _MOVE_MOUNT, fd, b"", _AT_FDCWD, target.encode(), _MOVE_FLAGS)
     finally:
         os.close(fd)
+
+
+def open_in_root(root_fd: int, path: str, flags: int) -> int:
+    """Open a path as if the directory were the root of everything, links in it included (openat2, Linux 5.6)."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    buffer = ctypes.create_string_buffer(how, len(how))
+    return _call(f"open {path}", _OPENAT2, root_fd, path.encode("utf-8", "surrogateescape"), buffer, len(how))
 
 
 def join_new_keyring() -> None:
