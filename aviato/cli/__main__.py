@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from aviato.cli._exits import FAILURE, USAGE, describe
+from aviato.cli._exits import describe
 
 COMMANDS = {
     "run": "Run a command in a new sandbox.",
@@ -62,8 +62,9 @@ class Program(click.Group):
         except click.Abort:
             return 130
         except click.ClickException as error:
-            error.show()
-            return USAGE if isinstance(error, click.UsageError) else FAILURE
+            text, code = describe(error)
+            click.echo(text, err=True)
+            return code
         except Exception as error:
             if os.environ.get("AVIATO_FULL_TRACEBACK") == "1":
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
+
 from aviato.exceptions import AviatoError, SandboxTimeoutError
 
 USAGE = 2
@@ -18,6 +20,13 @@ def describe(error: BaseException) -> tuple[str, int]:
         if error.hint:
             lines.append(f"hint: {_one_line(error.hint)}")
         return "\n".join(lines), TIMED_OUT if isinstance(error, SandboxTimeoutError) else FAILURE
+    if isinstance(error, click.UsageError):
+        lines = [f"error: {_one_line(error.format_message())}"]
+        if error.ctx is not None:
+            lines.append(f"hint: {error.ctx.command_path} --help")
+        return "\n".join(lines), USAGE
+    if isinstance(error, click.ClickException):
+        return f"error: {_one_line(error.format_message())}", FAILURE
     if isinstance(error, (ValueError, TypeError)):
         return f"error: {_one_line(str(error))}", USAGE
     if isinstance(error, OSError):

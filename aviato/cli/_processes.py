@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from aviato.aio import Process, Sandbox, StreamWriter
 
+KILL_SECONDS = 2.0
+
 
 def wants_input(interactive: bool) -> bool:
     """Tell whether to forward stdin: when something is piped in, or when it was asked for."""
@@ -57,10 +59,10 @@ async def attach(
     try:
         return await _finish(process, tasks)
     except BrokenPipeError:
-        process.kill()
+        await _end(process)
         return BROKEN_PIPE
     except BaseException:
-        process.kill()
+        await _end(process)
         raise
     finally:
         for task in (*tasks, *([feeder] if feeder else [])):
@@ -72,6 +74,15 @@ async def _finish(process: Process, outputs: Sequence[asyncio.Future[None]]) -> 
     """Wait for the output to be written and then for the end; an error while writing comes first."""
     await asyncio.gather(*outputs)
     return (await process.result()).returncode
+
+
+async def _end(process: Process) -> None:
+    """Kill the command, unless it has ended, and wait a moment for its death."""
+    process.cancel()
+    with contextlib.suppress(
+        Exception, asyncio.CancelledError
+    ):  # its own cancellation; there is no other error to tell
+        await process.wait(KILL_SECONDS)
 
 
 async def _feed(writer: StreamWriter) -> None:

@@ -263,7 +263,7 @@ class Unpacker:
         layer = self._layer or set()
         descriptor = os.dup(self._open(directory, create=False))
         try:
-            for entry in os.listdir(descriptor):  # noqa: PTH208 - Path knows no descriptors
+            for entry in os.listdir(descriptor):
                 name = os.fsencode(entry)
                 path = (*directory, name)
                 if path not in layer:
@@ -316,4 +316,4 @@ def _owner(member: Member) -> tuple[int, int]:
 
 def _shown(path: bytes) -> str:
     text = repr(os.fsdecode(path))
-    return text if len(text) <= 120 else f"{text[:100]}…{text[-1]}"  # noqa: PLR2004 - what fits a line
+    return text if len(text) <= 120 else f"{text[:100]}…{text[-1]}"

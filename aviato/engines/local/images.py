@@ -11,7 +11,6 @@
 A root is never written to after its import, and is shared by all sandboxes made from it. One without a name goes
 away as soon as no sandbox uses it.
 """
-# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH110, PTH112, PTH118, PTH119, PTH120, PTH208 - these are system calls by name
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """What the image store asks of the file system: locks, small records, and errors that say what to do."""
-# ruff: noqa: PTH116 - these are system calls on lock files; there is nothing that Path would add
 
 from __future__ import annotations
 
@@ -61,7 +60,7 @@ def is_current(descriptor: int, path: str) -> bool:
 def is_young(path: str) -> bool:
     """Tell whether a directory was made so recently that its maker may not have locked it yet."""
     try:
-        return time.time() - os.stat(path).st_mtime < 60  # noqa: PLR2004 - a minute is plenty for two system calls
+        return time.time() - os.stat(path).st_mtime < 60
     except FileNotFoundError:
         return True
 

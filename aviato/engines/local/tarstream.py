@@ -251,20 +251,20 @@ def _member(header: bytes, kind: bytes, size: int, extended: dict[str, bytes]) -
 
 def _number(field: bytes, name: str) -> int:
     if field[0] & 0x80:  # GNU's base 256; a leading 0xff means negative
-        value = int.from_bytes(field, "big", signed=True) if field[0] == 0xFF else int.from_bytes(field[1:], "big")  # noqa: PLR2004 - see above
+        value = int.from_bytes(field, "big", signed=True) if field[0] == 0xFF else int.from_bytes(field[1:], "big")
         if value < 0 and name != "mtime":
             raise ArchiveError(f"the archive is damaged: {name} is negative")
         return value
     text = field.split(b"\0", 1)[0].strip()
     if not text:
         return 0
-    if not all(0x30 <= digit <= 0x37 for digit in text):  # noqa: PLR2004 - the octal digits
+    if not all(0x30 <= digit <= 0x37 for digit in text):
         raise ArchiveError(f"the archive is damaged, or is no tar archive: {name} is {text!r}")
     return int(text, 8)
 
 
 def _decimal(value: bytes, name: str) -> int:
-    if not value.isdigit() or len(value) > 20:  # noqa: PLR2004 - 64 bits have 20 digits
+    if not value.isdigit() or len(value) > 20:
         raise ArchiveError(f"the archive is damaged: {name} is {value[:40]!r}")
     return int(value)
 

@@ -31,7 +31,7 @@ def read_tree(root: int, skip: Callable[[str], None]) -> Iterator[tuple[Member, 
             prefix, directory = pending.pop()
             try:
                 below = []
-                for entry in sorted(os.listdir(directory)):  # noqa: PTH208 - Path knows no descriptors
+                for entry in sorted(os.listdir(directory)):
                     name = os.fsencode(entry)
                     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
                     if found.st_dev != top.st_dev:
