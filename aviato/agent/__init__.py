@@ -1,0 +1,1 @@
+"""The agent inside a sandbox, and the channel to it."""

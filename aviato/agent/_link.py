@@ -112,7 +112,7 @@ class Link(asyncio.Protocol):
                     return
         except AgentProtocolError as error:
             self.drop(error)
-        except Exception as error:  # a sink failed: nothing that was received may be taken as delivered
+        except Exception as error:  # noqa: BLE001 - a sink failed; what was received may not count as delivered
             self._loop.call_exception_handler({"message": "a receiver of agent frames failed", "exception": error})
             self.drop(EngineConnectionError(f"a receiver on this side failed: {error!r}"))
 

@@ -1,4 +1,4 @@
-"""The host side of one sandbox's connection: commands and files over one byte stream that may break and be made again."""
+"""The host side of one sandbox's connection: commands and files over a byte stream that may break."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ _REASONS = {
 class Channel:
     """Runs commands and moves files in one sandbox; belongs to the event loop that opened it.
 
-    When the connection breaks, it is made again within `RECONNECT_SECONDS`: commands go on where they were, with no byte
-    lost or doubled; file transfers fail. Whatever the agent says is checked, and what it may not say ends the channel for
-    good with `AgentProtocolError`. What is held in memory is bounded by the windows of the open streams.
+    When the connection breaks, it is made again within `RECONNECT_SECONDS`: commands go on where they were, with no
+    byte lost or doubled; file transfers fail. Whatever the agent says is checked, and what it may not say ends the
+    channel for good with `AgentProtocolError`. What is held in memory is bounded by the windows of the open streams.
     """
 
     def __init__(self, connect: Callable[[asyncio.Protocol], Awaitable[asyncio.Transport]], *, sandbox_id: str) -> None:
@@ -99,7 +99,7 @@ class Channel:
             timeout: Seconds for all of it.
 
         Raises:
-            EngineConnectionError: The agent could not be reached, or did not answer in time; the message names the stage.
+            EngineConnectionError: The agent could not be reached, or did not answer in time; it names the stage.
             AgentProtocolError: What answered does not speak the protocol, or no common version.
             AviatoError: As `connect` raised it.
         """
@@ -115,9 +115,6 @@ class Channel:
                 await self._connect(link)
                 stage = "the connection stands, waiting for the agent's hello"
                 info = await link.hello
-            if not link.alive:
-                raise EngineConnectionError(f"the agent in {self.sandbox_id} hung up after its hello", retryable=True)
-            return link, info
         except TimeoutError as error:
             if isinstance(error, AviatoError):
                 raise
@@ -133,6 +130,9 @@ class Channel:
         except BaseException:
             link.drop(EngineConnectionError("the connection was given up"))
             raise
+        if not link.alive:
+            raise EngineConnectionError(f"the agent in {self.sandbox_id} hung up after its hello", retryable=True)
+        return link, info
 
     def _check(self) -> None:
         if self._error is not None:

@@ -500,7 +500,7 @@ class Agent:
             data = b""
         if not data:
             self.everyone(SIGKILL)
-            posix._exit(0)
+            posix._exit(0)  # noqa: SLF001 - its public name is in a module that is not loaded
         lines = (self.control_buffer + data).split(b"\n")
         self.control_buffer = lines.pop()[-4096:]
         for line in lines:
@@ -558,8 +558,8 @@ def main(config):
         agent.prepare()
     except Exception as error:  # fail closed: nothing runs half protected
         posix.write(2, ("aviato agent: %s: %s\n" % (type(error).__name__, error)).encode("utf-8", "replace"))
-        posix._exit(70)
+        posix._exit(70)  # noqa: SLF001 - its public name is in a module that is not loaded
     code = agent.run()
     if agent.pid != 1:
         agent.everyone(SIGKILL)
-    posix._exit(code)
+    posix._exit(code)  # noqa: SLF001 - its public name is in a module that is not loaded

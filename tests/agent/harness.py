@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import marshal
 import os
 import signal
@@ -159,7 +160,7 @@ class AgentProcess:
             os.close(fd)
         listener.close()
         inside.close()
-        self.control.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        self.control.setblocking(False)
         self._lines = b""
 
     async def connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:
@@ -235,7 +236,16 @@ async def gone(pid: int) -> None:
 
 def kill(pid: int) -> None:
     """Kill a process, if it is there."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+
+
+def names(directory: Path) -> set[str]:
+    """List a directory."""
+    return {item.name for item in directory.iterdir()}
+
+
+def process_status(agent: AgentProcess) -> str:
+    """Read the kernel's status of the agent."""
+    with open(f"/proc/{agent.process.pid}/status", encoding="ascii") as file:  # noqa: PTH123 - no Path at run time
+        return file.read()

@@ -53,7 +53,8 @@ async def test_binary_output_without_newline(channel: Channel) -> None:
 
 async def test_ten_megabytes_on_both_streams(channel: Channel) -> None:
     """Large output on both streams at once is complete."""
-    script = "import os,threading\nfor f in 1,2: threading.Thread(target=lambda f=f:[os.write(f,bytes([64+f])*65536) for _ in range(160)]).start()"
+    script = "import os,threading\nfor f in 1,2: threading.Thread(target=lambda f=f:"
+    script += "[os.write(f,bytes([64+f])*65536) for _ in range(160)]).start()"
     recorder = run(channel, "python3", "-c", script)
     status = await recorder.end
     assert status.returncode == 0, recorder.stderr[-200:]

@@ -15,7 +15,7 @@ import pytest
 from aviato.agent.frames import WINDOW
 from aviato.agent.transfers import Download
 from aviato.exceptions import SandboxFileError
-from tests.agent.harness import run, shell
+from tests.agent.harness import names, process_status, run, shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,7 +88,7 @@ async def test_write_is_atomic(channel: Channel, tmp_path: Path) -> None:
         await channel.write_file(str(path), source())
     await channel.ping(5)
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == sorted(["agent.sock", "file"]) or set(os.listdir(tmp_path)) == {"agent.sock", "file"}
+    assert names(tmp_path) == {"agent.sock", "file"}
 
 
 async def test_write_in_place(channel: Channel, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_cancelled_write(channel: Channel, tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await channel.ping(5)
-    assert os.listdir(tmp_path) == ["agent.sock"]
+    assert names(tmp_path) == {"agent.sock"}
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ async def test_cannot_write(channel: Channel, tmp_path: Path, path: str, number:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
-    before = set(os.listdir(tmp_path))
+    before = names(tmp_path)
     with pytest.raises(SandboxFileError) as caught:
         await channel.write_file(str(tmp_path / path), pieces(bytes(1_000_000)), atomic=atomic)
     assert caught.value.errno == number
-    assert set(os.listdir(tmp_path)) == before
+    assert names(tmp_path) == before
 
 
 async def test_no_parents(channel: Channel, tmp_path: Path) -> None:
@@ -183,13 +183,13 @@ async def test_full_disk(channel: Channel) -> None:
 
 async def test_file_size_limit(channel: Channel, agent: AgentProcess, tmp_path: Path) -> None:
     """A write beyond what the system allows tells the bytes written and removes the temporary file."""
-    import resource  # noqa: PLC0415 - used here alone
+    import resource
 
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     with pytest.raises(SandboxFileError, match="after 100000 bytes were written") as caught:
         await channel.write_file(str(tmp_path / "big"), pieces(bytes(1_000_000)))
     assert caught.value.errno == errno.EFBIG
-    assert os.listdir(tmp_path) == ["agent.sock"]
+    assert names(tmp_path) == {"agent.sock"}
 
 
 async def test_proc_files(channel: Channel) -> None:
@@ -207,7 +207,7 @@ async def test_flat_memory(channel: Channel, agent: AgentProcess, tmp_path: Path
     async for piece in channel.read_file(str(path)):
         digest.update(piece)
     assert digest.digest() == expected
-    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    status = process_status(agent)
     peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     assert peak < 24_000
 

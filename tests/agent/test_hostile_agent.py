@@ -396,7 +396,7 @@ async def test_failing_sink_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
 ANSWER = st.one_of(
     st.binary(max_size=60),
     st.builds(
-        lambda type_, stream, payload: pack_frame(type_, stream, payload),
+        pack_frame,
         st.sampled_from([*map(int, FrameType), 0, 255]),
         st.sampled_from([0, STREAM, STREAM, STREAM, 5]),
         st.one_of(st.binary(max_size=40), st.integers(0, 50).map(lambda n: S_OFFSET.pack(n) + b"data")),

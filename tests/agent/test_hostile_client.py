@@ -35,7 +35,7 @@ from aviato.agent.frames import (
     pack_start,
     pack_strings,
 )
-from tests.agent.harness import AgentProcess, run, shell
+from tests.agent.harness import AgentProcess, names, process_status, run, shell
 
 if TYPE_CHECKING:
     from aviato.agent.channel import Channel
@@ -252,7 +252,7 @@ async def test_client_that_never_reads(agent: AgentProcess, channel: Channel) ->
     raw.say(HELLO, *starts)
     for number in range(20):
         assert (await shell(channel, f"exit {number}").end).returncode == number
-    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    status = process_status(agent)
     resident = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
     assert resident < 40_000
     raw.close()
@@ -292,18 +292,18 @@ async def test_unreleased_transfer_of_a_lost_client(agent: AgentProcess, tmp_pat
     )
     raw = await connect(agent, write, pack_frame(FrameType.STDIN, 5, S_OFFSET.pack(0), b"x"))
     await raw.expect(FrameType.ACK)
-    assert len(os.listdir(tmp_path)) == 2
+    assert len(names(tmp_path)) == 2
     raw.close()
     channel = await agent.channel()
     await channel.ping(5)
-    assert os.listdir(tmp_path) == ["agent.sock"]
+    assert names(tmp_path) == {"agent.sock"}
 
 
 async def test_descriptors_run_out(agent: AgentProcess, channel: Channel) -> None:
     """Without descriptors a start is an error of that command, and the agent goes on."""
-    import resource  # noqa: PLC0415 - used here alone
+    import resource
 
-    used = len(os.listdir(f"/proc/{agent.process.pid}/fd"))
+    used = len(names(Path(f"/proc/{agent.process.pid}/fd")))
     held = run(channel, "sleep", "600")
     await held.started.wait()
     resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (used + 3, 4096))

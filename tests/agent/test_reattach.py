@@ -160,7 +160,7 @@ async def test_gives_up_after_a_while(agent: AgentProcess, monkeypatch: pytest.M
     await recorder.started.wait()
     away = True
     agent.cut()
-    with pytest.raises(EngineConnectionError, match="could not be made again within 0.2 s"):
+    with pytest.raises(EngineConnectionError, match=r"could not be made again within 0\.2 s"):
         await recorder.end
 
 
