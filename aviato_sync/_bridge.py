@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import copy_context
 from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 from weakref import WeakValueDictionary
@@ -76,6 +77,18 @@ class Handle:
         __tracebackhide__ = True
         return self._call_wrapped(getattr, self._core, name)
 
+    def _launch(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Check the arguments and make the handle here, and have it begin on the loop without waiting for that."""
+        __tracebackhide__ = True
+        home = self._home
+        home.check()
+        core = getattr(self._core, f"_prepare_{name}")(*args, **kwargs)
+        facade = _classes[type(core)]._wrap(core, home)
+        if isinstance(facade, OperationRef):
+            facade._origin = origin()
+        home.post(_Launch(core))
+        return facade
+
     def _start(
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> OperationRef[T]:
@@ -90,6 +103,22 @@ class Handle:
 
     def __repr__(self) -> str:
         return repr(self._core)
+
+
+class _Launch:
+    """A handle on its way to the loop, where it begins."""
+
+    __slots__ = ("_context", "_core")
+
+    def __init__(self, core: Any) -> None:
+        self._context = copy_context()
+        self._core = core
+
+    def begin(self) -> None:
+        self._context.run(self._core._launch)
+
+    def refuse(self, error: Exception) -> None:
+        """The facade object is among the operations, which are refused as well."""
 
 
 class AwaitableHandle(Handle):

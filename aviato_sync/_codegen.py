@@ -23,7 +23,7 @@ REPAIR = "python -P aviato_sync/_codegen.py"
 AT_ONCE = "Returns at once with an `OperationRef`: `.result()` blocks, `await` works on any running event loop."
 INHERITED = frozenset({"done", "cancelled", "exception", "add_done_callback"})
 """Members of an awaitable handle that `OperationRef` has already, with the facade's own meaning."""
-KINDS = ("property", "classmethod", "overload", "facade.direct")
+KINDS = ("property", "classmethod", "overload", "facade.direct", "facade.prepared")
 ITERATORS = frozenset({"AsyncIterator", "AsyncIterable", "AsyncGenerator"})
 QUOTES = '"""'
 IGNORED = frozenset({"__repr__", "__del__", "__slots__"})
@@ -84,8 +84,7 @@ class Member:
 
     name: str
     node: Function
-    kind: str
-    """"method", or the name of its decorator: "property", "classmethod", "direct" (in the caller's thread)."""
+    kind: str  # "method", or the name of its decorator
     overloads: list[Function] = field(default_factory=list)
 
 
@@ -155,7 +154,7 @@ class Module:
         outer = outermost(self.source.segment(node.returns))
         if outer in {"Awaitable", "Coroutine"}:
             raise self.refuse(node, f"{name!r} returns a bare {outer}", "make it an async def, or return a handle")
-        if isinstance(node, ast.AsyncFunctionDef) and kind in {"property", "direct"}:
+        if isinstance(node, ast.AsyncFunctionDef) and kind in {"property", "direct", "prepared"}:
             raise self.refuse(node, f"async {kind} {name!r}", "make it a method: it does I/O")
         return Member(name, node, kind)
 
@@ -269,8 +268,8 @@ class Module:
         written = definition(member.name, signature, text, decorators, lines)
         for other in reversed(member.overloads):
             self.need("typing", "overload")
-            lines, text = self.parameters(other)[0], self.returned(other)[1]
-            head = definition(member.name, lines, text, ["overload", *decorators], [])
+            signature, text = self.parameters(other)[0], self.returned(other)[1]
+            head = definition(member.name, signature, text, ["overload", *decorators], [])
             written = f"{head[:-1]} ...\n\n{written}"
         return written
 
@@ -295,6 +294,8 @@ class Module:
             core = f'cast("Any", {core})'  # a ParamSpec cannot stand for several signatures
         if shape == "ref":
             return call(f"return {start}", [core, *passed])
+        if member.kind == "prepared":
+            run, core = "self._launch", f'"{name}"'
         inner = (f'self._get("{name}")' if wraps else core) if member.kind == "property" else call(run, [core, *passed])
         if wraps:
             self.need("typing", "cast")

@@ -25,6 +25,15 @@ def direct(member: _T) -> _T:
     return member
 
 
+def prepared(member: _T) -> _T:
+    """Mark a plain method that gives a process-like handle and has a part of its name after `_prepare_`.
+
+    That part checks the arguments and makes the handle, in any thread; `_launch` of the handle begins on the loop.
+    The facade calls the one where it is called and the other without waiting for it.
+    """
+    return member
+
+
 def skip(reason: str) -> Callable[[_T], _T]:
     """Mark a public member that the facade leaves out; the reason is compulsory."""
     if not reason:

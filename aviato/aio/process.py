@@ -79,7 +79,11 @@ class Process:
         self._cancelling = False
         self._timer: asyncio.TimerHandle | None = None
         self._returncode: int | None = None
-        life.when_ready(self._begin, self._fail)
+
+    def _launch(self) -> Self:
+        """Ask for the start as soon as the sandbox runs; on the loop's thread, once."""
+        self._life.when_ready(self._begin, self._fail)
+        return self
 
     def __repr__(self) -> str:
         state = "running" if self._returncode is None else f"returncode={self._returncode}"

@@ -13,6 +13,7 @@ from aviato import validation
 from aviato.aio import _cleanup, _files
 from aviato.aio import _facade as facade
 from aviato.aio._config import as_defaults, make_spec, pending_info
+from aviato.aio._exec import prepare_exec
 from aviato.aio._ids import check_sandbox_id, new_sandbox_id
 from aviato.aio._life import Life
 from aviato.aio._logs import LogSource
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
     from aviato.aio.session import Session
 
 __all__ = ["Sandbox"]
-
-DEFAULT_OUTPUT_BYTES = 64 * 1024 * 1024
-"""Bytes of each stream that a `ProcessResult` keeps unless told otherwise."""
-LARGEST_START = 1_000_000
-"""Bytes of arguments and variables that fit into one start."""
 
 
 def _statuses(status: Any) -> frozenset[SandboxStatus]:
@@ -254,6 +250,7 @@ class Sandbox:
         """Address at which published ports are reached, or None."""
         return self._life.info.service_address
 
+    @facade.prepared
     def exec(
         self,
         command: Sequence[str],
@@ -283,41 +280,21 @@ class Sandbox:
             TypeError: An argument has the wrong type, such as a bare string for `command`.
             ValueError: An argument is out of range, `cwd` is relative, or command and variables exceed 1 MB.
         """
-        life = self._life
-        life.check()
-        items = validation.command("command", command)
-        variables = {} if env is None else validation.environment("env", env)
-        size = sum(len(item) + 5 for item in items) + sum(len(key) + len(value) + 6 for key, value in variables.items())
-        if size > LARGEST_START:
-            raise ValueError(
-                f"command and env take {size} bytes, at most {LARGEST_START} fit; write a file or use stdin"
-            )
-        if not isinstance(check, bool):
-            raise TypeError(f"check must be True or False, not {check!r}")
-        if isinstance(stdin, str):
-            stdin = stdin.encode()
-        elif isinstance(stdin, (bytearray, memoryview)):
-            stdin = bytes(stdin)
-        if not isinstance(stdin, (bool, bytes)):
-            raise TypeError(f"stdin must be True, False, bytes or str, not {stdin!r}")
-        if user is not None:
-            user = SandboxDefaults(user=user).user
-        limit = DEFAULT_OUTPUT_BYTES
-        if max_output_bytes is not None:
-            limit = validation.whole_number("max_output_bytes", max_output_bytes)
-        if timeout_seconds is not None:
-            timeout_seconds = validation.seconds("timeout_seconds", timeout_seconds, above=True)
-        return Process(
-            life,
-            items,
-            cwd="" if cwd is None else validation.absolute_path("cwd", cwd),
-            env=variables,
-            user="" if user is None else str(user),
+        self._life.check()
+        process = self._prepare_exec(
+            command,
+            cwd=cwd,
+            env=env,
+            user=user,
             check=check,
             timeout_seconds=timeout_seconds,
             stdin=stdin,
-            max_output_bytes=limit,
+            max_output_bytes=max_output_bytes,
         )
+        return process._launch()  # noqa: SLF001 - sandboxes make processes
+
+    def _prepare_exec(self, command: Sequence[str], **options: Any) -> Process:
+        return prepare_exec(self._life, command, **options)
 
     def stream_logs(
         self,

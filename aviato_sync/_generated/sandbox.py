@@ -295,8 +295,8 @@ class Sandbox(AwaitableHandle, ContextHandle):
         __tracebackhide__ = True
         return cast(
             "Process",
-            self._call_wrapped(
-                self._core.exec,
+            self._launch(
+                "exec",
                 command,
                 cwd=cwd,
                 env=env,

@@ -306,6 +306,19 @@ def test_direct_methods_run_where_they_are_called(root: Path) -> None:
     assert "return self._core.local(value)" in text
 
 
+def test_prepared_methods_are_checked_where_they_are_called(root: Path) -> None:
+    """A method in two parts is not waited for."""
+    text = _generate(
+        root,
+        '''
+        @facade.prepared
+        def begin(self, value: int) -> Other:
+            """Begin."""
+        ''',
+    )
+    assert 'self._launch(\n                "begin",\n                value,\n            ),' in text
+
+
 def test_skipped_members_are_listed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is left out is listed with its reason, what is private is not."""
     text = _generate(
@@ -354,15 +367,15 @@ REFUSED = {
     ),
     "unknown decorator": (
         '@cached\ndef name(self) -> str:\n    """N."""',
-        "unknown decorator @cached; use property, classmethod, overload, facade.direct or facade.skip",
+        "unknown decorator @cached; use property, classmethod, overload, facade.direct, facade.prepared or facade.skip",
     ),
     "static method": (
         '@staticmethod\ndef name() -> str:\n    """N."""',
-        "unknown decorator @staticmethod; use property, classmethod, overload, facade.direct or facade.skip",
+        "unknown decorator @staticmethod; use property, classmethod, overload, facade.direct, facade.prepared or facade.skip",
     ),
     "setter": (
         '@name.setter\ndef name(self, value: str) -> None:\n    """N."""',
-        "unknown decorator @name.setter; use property, classmethod, overload, facade.direct or facade.skip",
+        "unknown decorator @name.setter; use property, classmethod, overload, facade.direct, facade.prepared or facade.skip",
     ),
     "unknown name": (
         'async def name(self) -> Mystery:\n    """N."""',
