@@ -68,11 +68,11 @@ def run_python(block: Block, name: str, namespace: dict[str, object], runner: as
         if code.co_flags & inspect.CO_COROUTINE:
 
             async def run() -> None:
-                await eval(code, namespace)  # noqa: S307 - our own documentation
+                await eval(code, namespace)
 
             runner.run(run())
         else:
-            exec(code, namespace)  # noqa: S102 - our own documentation
+            exec(code, namespace)
     return printed.getvalue()
 
 
@@ -84,7 +84,7 @@ def run_console(block: Block, *, succeeds: bool) -> None:
     """
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
-        done = subprocess.run(  # noqa: S602 - our own documentation
+        done = subprocess.run(
             command,
             shell=True,
             executable="/bin/bash",

@@ -151,16 +151,16 @@ def test_gpu_fails_at_the_end_and_disturbs_nothing(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["7", "CapabilityError ['0\\n', '1\\n', '2\\n', '3\\n', '4\\n']"]
 
 
-@pytest.mark.parametrize("engine", ["fake", "local"])
-def test_awaited_on_the_front_door(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["fake", "local"])
+def test_awaited_on_the_front_door(where: str, tmp_path: Path) -> None:
     """The same text with `async with` and `await` runs under `import aviato`."""
-    guide = AWAITED if engine == "fake" else AWAITED.replace(AWAITED_GPU, "")
-    assert_printed(run(awaited_program(guide), tmp_path, engine), 7 if engine == "fake" else 6)
+    guide = AWAITED if where == "fake" else AWAITED.replace(AWAITED_GPU, "")
+    assert_printed(run(awaited_program(guide), tmp_path, where), 7 if where == "fake" else 6)
 
 
-@pytest.mark.parametrize("engine", ["fake", "local"])
-def test_awaited_on_the_core(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["fake", "local"])
+def test_awaited_on_the_core(where: str, tmp_path: Path) -> None:
     """The same text runs on `aviato.aio`."""
-    guide = on_the_core(AWAITED if engine == "fake" else AWAITED.replace(AWAITED_GPU, ""))
+    guide = on_the_core(AWAITED if where == "fake" else AWAITED.replace(AWAITED_GPU, ""))
     assert "aviato.Session" not in guide
-    assert_printed(run(awaited_program(guide), tmp_path, engine), 7 if engine == "fake" else 6)
+    assert_printed(run(awaited_program(guide), tmp_path, where), 7 if where == "fake" else 6)

@@ -127,7 +127,7 @@ class LocalEngine(Engine):
         program = _START.format(parent=parent, home=self._home, token=token, fd=theirs.fileno())
         python = getattr(sys, "_base_executable", sys.executable)
         try:
-            process = subprocess.Popen(
+            process = _Supervisor(
                 [os.path.realpath(python), "-I", "-S", "-E", "-B", "-c", program],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -351,7 +351,14 @@ class LocalEngine(Engine):
         self._streams.clear()
 
 
-_processes: builtins.list[subprocess.Popen[bytes]] = []
+class _Supervisor(subprocess.Popen[bytes]):
+    """A supervisor's process, which may outlive this one on purpose."""
+
+    def __del__(self, *_rest: object) -> None:
+        """Give no warning that it still runs; `_reap` collects it when it has ended."""
+
+
+_processes: builtins.list[_Supervisor] = []
 
 
 def _reap() -> None:
