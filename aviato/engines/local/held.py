@@ -86,6 +86,7 @@ class Held:
         self._kill_at: float | None = None
         self._end_at: float | None = None
         self._fds: list[int] = []
+        self._image: list[int] = []
         self._log_fd = -1
         self._log_size = 0
 
@@ -107,13 +108,14 @@ class Held:
             self.orphan_at = None
             self.stop(0.0, "timeout")
 
-    def start(self, content: int, stream: int) -> None:
+    def start(self, content: int, stream: int, image: list[int]) -> None:
         """Write the intent down, then launch.
 
         Raises:
             LaunchError: It cannot be started; nothing is left.
             OSError: The disk or the machine refused something; nothing is left.
         """
+        self._image = image
         try:
             self._take_place()
             self._fork(content, stream)
@@ -448,6 +450,9 @@ class Held:
             self.supervisor.ignore(self._control.fileno())
             self._control.close()
             self._control = None
+        for fd in self._image:
+            os.close(fd)
+        self._image.clear()
         self.group.remove()
         if self._slot is not None:
             self._slot.release()

@@ -205,6 +205,7 @@ def _tree(image: ResolvedImage, etc_copy: str, python: str) -> dict[str, Any]:
         "python": python,
         "loader": [],
         "hidden": "",
+        "image_held": False,
     }
 
 
@@ -223,6 +224,7 @@ def _image_tree(root: str, prefix: str, python: str) -> dict[str, Any]:
         "python": f"{HIDDEN}/prefix/{Path(python).relative_to(prefix)}",
         "loader": [f"{places[os.path.dirname(loader)]}/{os.path.basename(loader)}", "--library-path", paths],
         "hidden": HIDDEN,
+        "image_held": True,
     }
 
 

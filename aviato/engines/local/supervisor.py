@@ -1,15 +1,15 @@
 """The process that holds an engine's sandboxes: it launches them, watches them from outside, and outlives its client.
 
 It runs on the standard library alone, with a clean environment, in a session of its own, so that neither a Ctrl-C in
-the
-terminal nor the death of its client takes it by surprise. It speaks JSON lines with the client that started it (over
+the terminal nor the death of its client takes it by surprise. It speaks JSON lines with the client that started it (over
 an inherited socket) and with any other process of the same user (over a socket in `AVIATO_HOME`)::
 
-    {"op": "launch", "n": 1, "job": {...}}  with two descriptors: the content of mounted files, and a stream for the
-    agent {"op": "get" | "attach" | "stop" | "delete" | "extend" | "follow", "n": 2, "id": "sbx-…", …}
-    {"op": "bye", "n": 3, "keep": false}
-    {"n": 1, "record": {...}}   {"n": 2, "error": {...}}   {"event": "status", "record": {...}}   {"event": "log",
-    "id": …}
+    {"op": "launch", "n": 1, "job": {...}}     with descriptors: content of mounted files, stream for the agent,
+                                               and for an image the lock that keeps it from being removed
+    {"op": "stop", "n": 2, "id": "sbx-..."}    likewise get, attach, extend, follow and forget
+    {"op": "bye", "n": 3}                      end what is attached to this client
+    {"n": 1, "record": {...}}                  an answer, or {"n": 2, "error": {...}}
+    {"event": "status", "record": {...}}       told without being asked, as {"event": "log", "id": "sbx-..."} is
 
 Every limit that must hold without anybody's consent is held here: lifetime, orphan time, the end of a stop's grace.
 A sandbox whose supervisor dies, dies with it.
@@ -188,13 +188,14 @@ class Supervisor:
 
     def op_launch(self, client: Client, message: dict[str, Any]) -> dict[str, Any] | None:
         """Start a sandbox; the answer follows when its agent is ready."""
-        content, stream = client.descriptors[:2]
-        del client.descriptors[:2]
         job = message["job"]
+        fds = client.descriptors[: 3 if job["image_held"] else 2]
+        del client.descriptors[: len(fds)]
+        content, stream, *image = fds
         known = self.held.get(job["id"])
         if known is not None:
-            os.close(content)
-            os.close(stream)
+            for fd in fds:
+                os.close(fd)
             known.starters.append((client, message["n"]))
             if known.ready:
                 known.answer_starters()
@@ -203,7 +204,7 @@ class Supervisor:
         held.starters.append((client, message["n"]))
         self.held[job["id"]] = held
         try:
-            held.start(content, stream)
+            held.start(content, stream, image)
         except BaseException:
             self.held.pop(job["id"], None)
             raise
