@@ -22,11 +22,13 @@ R = TypeVar("R")
 
 @facade_of(aio.RemoteFunction)
 class RemoteFunction(Handle, Generic[P, R]):
-    """A function whose calls run in sandboxes of a session, one fresh interpreter a call.
+    """A function whose calls run in sandboxes of a session, each in a fresh interpreter.
 
-    Its source is shipped with the closure values, globals, helper functions and classes that it uses; modules are
-    imported there. Arguments and results are JSON: None, bool, int, float, str, lists and dicts with string keys come back
-    as they were, a tuple comes back as a list. Calling the object itself runs the function here, as `local` does.
+    Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
+    that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
+    first call, which fixes them. Arguments and results are JSON: None, bool, int, finite float, str, lists, and dicts
+    with str keys arrive as they were, tuples as lists; all else is refused with its path. An asynchronous function is
+    run to its end there. Calling the object itself runs the function here, as `local` does.
     """
 
     _core: aio.RemoteFunction[P, R]
@@ -36,10 +38,9 @@ class RemoteFunction(Handle, Generic[P, R]):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Run the function here, in this process."""
+        """Run the function here, in this process, as `local` does."""
         __tracebackhide__ = True
-        return self._call(
-            self._core.__call__,
+        return self._core(
             *args,
             **kwargs,
         )
@@ -50,9 +51,7 @@ class RemoteFunction(Handle, Generic[P, R]):
         **kwargs: P.kwargs,
     ) -> R:
         """Run the function here, in this process; for an asynchronous one this is its coroutine."""
-        __tracebackhide__ = True
-        return self._call(
-            self._core.local,
+        return self._core.local(
             *args,
             **kwargs,
         )
@@ -66,15 +65,17 @@ class RemoteFunction(Handle, Generic[P, R]):
 
         Returns at once with an `OperationRef`: `.result()` blocks, `await` works on any running event loop.
 
-        At most `concurrency` calls run at once, others wait. If cancelled, the call is killed in the sandbox. Only a call that failed
-        because of its infrastructure is repeated, up to `retries` times; it may have had effects before.
+        At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
+        session closes; others wait. `timeout_seconds` counts from the start of the call's interpreter and kills the
+        call, not the sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries`
+        times with growing pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
 
         Raises:
-            FunctionSerializationError: An argument cannot be carried; the message has its path.
-            SandboxExecutionError: The function raised, or ended without a result: `exception_type`, `exception_message`,
-                what it had printed in `exec_result`, and the remote traceback as a note.
-            SandboxTimeoutError: The call ran longer than `timeout_seconds`.
-            SandboxError: The session is closed, or its sandbox failed.
+            FunctionSerializationError: An argument or the result cannot be carried; the message has its path.
+            SandboxExecutionError: The function raised: `exception_type`, `exception_message`, what it printed in
+                `exec_result`, and the remote traceback as a note. Or its interpreter ended before it returned.
+            SandboxTimeoutError: The call ran longer than `timeout_seconds`; what it printed is in `exec_result`.
+            SandboxError: The session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
         __tracebackhide__ = True
@@ -92,16 +93,16 @@ class RemoteFunction(Handle, Generic[P, R]):
     ) -> BlockingIterator[R]:
         """Call the function with each tuple of arguments and yield the results.
 
-        The input is read lazily, at most twice `concurrency` items ahead of what has been yielded. Leaving the iteration early
-        cancels what is in flight.
+        The input is read lazily, while results are asked for: at most `concurrency` + 2 items are taken that have not
+        been yielded. Leaving the iteration early cancels what is in flight.
 
         Args:
-            items: Tuples of positional arguments.
+            items: Tuples of positional arguments; `(x,)` for one.
             ordered: Yield in the order of the input; else as they complete.
 
         Raises:
-            TypeError: An item is not a tuple.
-            AviatoError: What the call of an item raised, at its place; the items after it are cancelled.
+            TypeError: `items` is not iterable, or an item is not a tuple or list.
+            BaseException: What the call of an item, or the input, raised, in its place; what is in flight is cancelled.
         """
         __tracebackhide__ = True
         return BlockingIterator(

@@ -348,6 +348,7 @@ def test_output_is_stable_under_the_tools() -> None:
         assert done.returncode == 0, done.stdout
 
 
+DECORATORS = "use property, classmethod, overload, facade.direct, facade.prepared or facade.skip"
 REFUSED = {
     "async property": (
         '@property\nasync def name(self) -> str:\n    """N."""',
@@ -367,15 +368,15 @@ REFUSED = {
     ),
     "unknown decorator": (
         '@cached\ndef name(self) -> str:\n    """N."""',
-        "unknown decorator @cached; use property, classmethod, overload, facade.direct, facade.prepared or facade.skip",
+        f"unknown decorator @cached; {DECORATORS}",
     ),
     "static method": (
         '@staticmethod\ndef name() -> str:\n    """N."""',
-        "unknown decorator @staticmethod; use property, classmethod, overload, facade.direct, facade.prepared or facade.skip",
+        f"unknown decorator @staticmethod; {DECORATORS}",
     ),
     "setter": (
         '@name.setter\ndef name(self, value: str) -> None:\n    """N."""',
-        "unknown decorator @name.setter; use property, classmethod, overload, facade.direct, facade.prepared or facade.skip",
+        f"unknown decorator @name.setter; {DECORATORS}",
     ),
     "unknown name": (
         'async def name(self) -> Mystery:\n    """N."""',

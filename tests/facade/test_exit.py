@@ -23,7 +23,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS, ids=list(ENDS))
-@pytest.mark.parametrize("options", [(), ("-X", "dev")], ids=["plain", "dev"])
+@pytest.mark.parametrize("options", [(), ("-W", "always")], ids=["plain", "all warnings"])
 def test_operations_under_way_do_not_matter(end: str, options: tuple[str, ...]) -> None:
     """With operations, callbacks, readers and waiting daemon threads about, a program ends as it should, silently."""
     statement, code = ENDS[end]

@@ -115,7 +115,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 box.open()
 print(pending.result())
 """
-    assert run(program, "-X", "dev") == (0, "through\n", "")
+    assert run(program, "-W", "always") == (0, "through\n", "")
 
 
 def test_multiprocessing_by_fork() -> None:
