@@ -54,6 +54,7 @@ from aviato.agent.payload_system import (
     ORPHANED,
     PING,
     PONG,
+    PATIENCE,
     PR_SET_CHILD_SUBREAPER,
     RELEASE,
     SHUTDOWN,
@@ -108,6 +109,7 @@ class Agent:
         self.children = {}  # pid -> Process
         self.reading = set()  # file reads with a chunk to send
         self.dirty = set()  # connections with something to write
+        self.patient = set()  # connections whose news may wait a moment for more
         self.discarded = deque()
         self.timers = {}
         self.next_timer = 0.0
@@ -123,7 +125,6 @@ class Agent:
         self.control_buffer = b""
         self.listener = config.get("listen_fd", -1)
         self.max_processes = config.get("max_processes") or 1024
-        self.last_active = now()
         self.refuse_rights = not config.get("keep_capabilities", False)
 
     # Events and time
@@ -150,6 +151,7 @@ class Agent:
 
     def run(self):
         """Serve until the end; give the exit code."""
+        patient_until = 0.0
         while not self.done:
             if self.reading:
                 wait = 0.0
@@ -157,17 +159,28 @@ class Agent:
                 wait = max(0.0, self.next_timer - now())
             else:
                 wait = -1
+            if self.patient and (wait < 0 or wait > PATIENCE):
+                wait = PATIENCE
+            if self.patient and not patient_until:
+                patient_until = now() + PATIENCE
             for fd, events in self.epoll.poll(wait):
                 handler = self.handlers.get(fd)
                 if handler is not None:
                     self.guard(handler, events)
+            if patient_until and now() >= patient_until:
+                self.dirty |= self.patient
+                self.patient.clear()
+                patient_until = 0.0
             for transfer in list(self.reading):
                 self.guard(transfer.step)
             if self.next_timer and now() >= self.next_timer:
                 self.run_timers()
             while self.dirty:
                 connection = self.dirty.pop()
+                self.patient.discard(connection)
                 connection.flush()
+            if not self.patient:
+                patient_until = 0.0
         self.flush_all()
         return self.main_code if self.main_code >= 0 else 0
 

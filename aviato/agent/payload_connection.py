@@ -122,6 +122,7 @@ class Connection:
         self.agent.timers.pop((self, "hello"), None)
         self.agent.clients.discard(self)
         self.agent.dirty.discard(self)
+        self.agent.patient.discard(self)
         self.out.clear()
         self.waiting.clear()
         for stream in list(self.streams.values()):

@@ -81,13 +81,13 @@ class Output:
                 except OSError as error:
                     if error.errno in AGAIN:
                         if self.budget >= 0:
-                            self.finish()
+                            self.finish(at_end=False)
                         elif not self.armed:
                             self.arm()
                         return
                     chunk = b""
                 if not chunk:
-                    self.finish()
+                    self.finish(at_end=self.budget != 0)
                     return
                 self.total += len(chunk)
                 self.kept.append(chunk)
@@ -132,15 +132,19 @@ class Output:
             self.armed = False
             self.process.agent.unwatch(self.fd)
 
-    def finish(self):
-        """Stop sending: end of file, or the command's own end."""
-        self.disarm()
+    def finish(self, at_end):
+        """Stop sending: at the end of file, or at the command's own end with the pipe still open."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            if self.budget >= 0:
-                self.process.agent.discard(fd)
-            else:
+            if at_end:
+                self.armed = False
+                self.process.agent.handlers.pop(fd, None)  # closing ends the watch too
                 close(fd)
+            else:
+                if self.armed:
+                    self.armed = False
+                    self.process.agent.unwatch(fd)
+                self.process.agent.discard(fd)
         self.process.settle()
 
     def credit(self, limit):
@@ -257,7 +261,10 @@ class Process:
         accepted = 0
         if self.input:
             accepted = self.input.acked = self.input.accepted
-        self.connection.push(S_STARTED_FRAME.pack(12, STARTED, self.id, self.pid, accepted))
+        frame = S_STARTED_FRAME.pack(12, STARTED, self.id, self.pid, accepted)
+        self.connection.out.append(frame)
+        self.connection.queued += len(frame)
+        self.agent.patient.add(self.connection)  # with the first output, or the end, it costs nobody a wake-up
 
     def take_input(self, payload):
         """Take STDIN."""
