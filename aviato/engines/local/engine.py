@@ -19,7 +19,7 @@ from typing import Any
 
 from aviato import settings
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
-from aviato.engines.local import reaper, records
+from aviato.engines.local import network, reaper, records
 from aviato.engines.local.connection import SupervisorConnection
 from aviato.engines.local.held import LOG_HEADER
 from aviato.engines.local.jobs import describe, make_job
@@ -63,7 +63,13 @@ class LocalEngine(Engine):
     def capabilities(self) -> Capabilities:
         """What this engine can do here."""
         return Capabilities(
-            images=True, gpu=False, egress=False, ports=False, volumes=False, secrets=False, users=os.getuid() == 0
+            images=True,
+            gpu=False,
+            egress=network.why_not(network.find_program()) is None,
+            ports=False,
+            volumes=False,
+            secrets=False,
+            users=os.getuid() == 0,
         )
 
     async def create(self, spec: SandboxSpec) -> SandboxInfo:

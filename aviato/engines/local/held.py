@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aviato.agent import bootstrap
 from aviato.engines.local import ids, launch, records, seccomp
 from aviato.engines.local.cgroups import Group
+from aviato.engines.local.network import Uplink
 from aviato.engines.local.syscalls import MACHINE
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class Held:
         self._image: list[int] = []
         self._log_fd = -1
         self._log_size = 0
+        self._uplink: Uplink | None = None
+        self._unblock_fd = -1
 
     @property
     def next_deadline(self) -> float | None:
@@ -176,6 +179,8 @@ class Held:
             "content": content,
             **{name: pair[1] for name, pair in pipes.items()},
         }
+        if self.job["uplink"]:
+            child_fds["block"], self._unblock_fd = os.pipe()
         config = self._agent_config(child_fds)
         if Held.code_fd < 0:
             Held.code_fd = memory_file("aviato-agent", bootstrap.payload_code())
@@ -191,8 +196,9 @@ class Held:
             launch.launch(job, child_fds, self.group, self._slot.base if self._slot else None)
         self._child = pid
         self._child_fd = os.pidfd_open(pid)
-        for name in ("config", "seccomp", "errors", "info", *pipes):
-            os.close(child_fds[name])
+        for name in ("config", "seccomp", "errors", "info", "block", *pipes):
+            if name in child_fds:
+                os.close(child_fds[name])
         os.close(stderr_write)
         listener.close()
         agent_control.close()
@@ -272,6 +278,25 @@ class Held:
             self._init_fd = os.pidfd_open(self._init)
             self.supervisor.listen(self._init_fd, select.EPOLLIN, self._init_ended)
             self.record["init"] = {"pid": self._init, "start": records.start_time(self._init)}
+            if self.job["uplink"]:
+                self._connect()
+
+    def _connect(self) -> None:
+        """Give the sandbox a way out; bubblewrap starts the agent when it is there."""
+        try:
+            self._uplink = Uplink(self.job["uplink"], self._init, shifted=self.job["shift_ids"])
+        except OSError as error:
+            told = {"step": "network", "message": f"network: {error}", "remedy": launch.REFUSALS["network"]}
+            self._errors = json.dumps(told).encode()
+            self.kill()
+            return
+        self._read(os.dup(self._uplink.ready_fd), self._unblock)
+
+    def _unblock(self, _data: bytes) -> None:
+        if self._unblock_fd >= 0:
+            os.write(self._unblock_fd, b"1")
+            os.close(self._unblock_fd)
+            self._unblock_fd = -1
 
     def _logger(self, number: int) -> Any:
         def take(data: bytes) -> None:
@@ -450,6 +475,12 @@ class Held:
             self.supervisor.ignore(self._control.fileno())
             self._control.close()
             self._control = None
+        if self._uplink is not None:
+            self._uplink.stop()
+            self._uplink = None
+        if self._unblock_fd >= 0:
+            os.close(self._unblock_fd)
+            self._unblock_fd = -1
         for fd in self._image:
             os.close(fd)
         self._image.clear()

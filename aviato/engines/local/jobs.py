@@ -14,7 +14,7 @@ from typing import Any
 import cattrs
 
 from aviato.engines.base import SandboxSpec
-from aviato.engines.local import etc, records
+from aviato.engines.local import etc, network, records
 from aviato.engines.local.cgroups import find_layout
 from aviato.engines.local.images import ImageStore, ResolvedImage
 from aviato.engines.local.seccomp import ARCHITECTURES
@@ -71,6 +71,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
         )
     is_root = os.getuid() == 0
     limits, isolation = _limits(spec.resources, is_root=is_root)
+    connected = spec.network.egress_mode == "internet"
     disk = spec.resources.disk_bytes or DISK_BYTES
     if spec.user is not None and not is_root and spec.user not in ("0", "root"):
         raise CapabilityError(
@@ -97,7 +98,8 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
         "limits": limits,
         "rlimits": _rlimits(disk, limits, isolation, is_root=is_root),
         "mounted": mounted,
-        **_tree(image, etc_copy, python),
+        "uplink": network.find_program() if connected else None,
+        **_tree(image, etc_copy, python, nameserver=network.NAMESERVER if connected else None),
         "agent": {
             "env": environment,
             "cwd": spec.working_dir or image.working_dir or "/workspace",
@@ -136,8 +138,8 @@ def _refuse(spec: SandboxSpec) -> None:
             raise CapabilityError(f"the local engine has no {name}", hint=f"Leave {name} out, or use another engine.")
     if spec.network.ingress_mode != "none":
         raise CapabilityError('the local engine cannot publish ports: network.ingress_mode must be "none"')
-    if spec.network.egress_mode != "none":
-        raise CapabilityError('network.egress_mode="internet" is not available here')
+    if spec.network.egress_mode != "none" and (reason := network.why_not(network.find_program())):
+        raise CapabilityError(f'network.egress_mode="internet" cannot be had: {reason.partition("; ")[0]}', hint=reason)
 
 
 def _limits(asked: Resources, *, is_root: bool) -> tuple[dict[str, Any], Isolation]:
@@ -186,10 +188,18 @@ def _rlimits(disk: int, limits: Mapping[str, Any], isolation: Isolation, *, is_r
     return rlimits
 
 
-def _tree(image: ResolvedImage, etc_copy: str, python: str) -> dict[str, Any]:
+def _tree(image: ResolvedImage, etc_copy: str, python: str, *, nameserver: str | None) -> dict[str, Any]:
     prefix = str(Path(sys.base_prefix).resolve())
     if image.root is not None:
-        return _image_tree(image.root, prefix, python)
+        tree = _image_tree(image.root, prefix, python)
+    else:
+        tree = _host_tree(etc_copy, prefix, python)
+    if nameserver is not None:
+        tree["files"]["/etc/resolv.conf"] = f"nameserver {nameserver}\n"
+    return tree
+
+
+def _host_tree(etc_copy: str, prefix: str, python: str) -> dict[str, Any]:
     layers = {place: place for place in ("/usr", "/opt") if os.path.isdir(place)}
     layers["/etc"] = etc_copy
     names = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")

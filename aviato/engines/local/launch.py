@@ -47,6 +47,7 @@ REFUSALS = {
     ),
     "mount namespace": "Mounting is forbidden here. In Docker: run with --privileged, or use the Docker engine.",
     "root file system": "The kernel must offer tmpfs and overlayfs (Linux 5.11 or later for ordinary users).",
+    "network": 'slirp4netns must be able to open /dev/net/tun; try network egress_mode="none" to do without.',
     "bubblewrap": "Install it: apt-get install bubblewrap",
     "control group": "Give this user its groups (systemd: Delegate=yes), or ask for no limits on CPU and memory.",
 }

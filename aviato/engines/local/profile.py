@@ -26,6 +26,8 @@ def command_line(job: dict[str, Any], fds: dict[str, int], root: str, shm: str) 
     if job["users"]:
         for capability in AGENT_CAPABILITIES:
             argv += ["--cap-add", capability]
+    if "block" in fds:
+        argv += ["--block-fd", str(fds["block"])]
     argv += ["--info-fd", str(fds["info"]), "--bind", root, "/", "--proc", "/proc"]
     for name in MASKED_FILES:
         if os.path.exists(f"/proc/{name}"):

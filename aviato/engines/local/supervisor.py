@@ -1,8 +1,8 @@
 """The process that holds an engine's sandboxes: it launches them, watches them from outside, and outlives its client.
 
 It runs on the standard library alone, with a clean environment, in a session of its own, so that neither a Ctrl-C in
-the terminal nor the death of its client takes it by surprise. It speaks JSON lines with the client that started it (over
-an inherited socket) and with any other process of the same user (over a socket in `AVIATO_HOME`)::
+the terminal nor the death of its client takes it by surprise. It speaks JSON lines with the client that started it
+(over an inherited socket) and with any other process of the same user (over a socket in `AVIATO_HOME`)::
 
     {"op": "launch", "n": 1, "job": {...}}     with descriptors: content of mounted files, stream for the agent,
                                                and for an image the lock that keeps it from being removed

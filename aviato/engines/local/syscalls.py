@@ -12,8 +12,8 @@ import platform
 import struct
 
 _NUMBERS = {
-    "x86_64": {"mount": 165, "umount2": 166, "unshare": 272, "keyctl": 250, "prctl": 157},
-    "aarch64": {"mount": 40, "umount2": 39, "unshare": 97, "keyctl": 219, "prctl": 167},
+    "x86_64": {"mount": 165, "umount2": 166, "unshare": 272, "keyctl": 250, "prctl": 157, "setns": 308},
+    "aarch64": {"mount": 40, "umount2": 39, "unshare": 97, "keyctl": 219, "prctl": 167, "setns": 268},
 }
 _OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 436, 437, 442
 
@@ -49,6 +49,11 @@ def _number(name: str) -> int:
 def unshare(flags: int) -> None:
     """Leave the shared namespaces named by `flags`."""
     _call("unshare", _number("unshare"), flags)
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter a namespace of the given kind."""
+    _call("setns", _number("setns"), fd, kind)
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
