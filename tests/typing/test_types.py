@@ -33,7 +33,8 @@ def _wrong() -> list[int]:
 
 
 def _mypy(*files: str) -> tuple[int, str]:
-    command = [_tool("mypy"), "--strict", "--no-error-summary", "--hide-error-context", "--follow-imports=silent", *files]
+    options = ["--strict", "--no-error-summary", "--hide-error-context", "--follow-imports=silent"]
+    command = [_tool("mypy"), *options, *files]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout
