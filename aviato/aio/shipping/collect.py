@@ -12,7 +12,7 @@ from typing import Any
 
 from aviato.aio.shipping import values
 from aviato.aio.shipping.names import read_names
-from aviato.aio.shipping.source import Place, find_class, find_function, refuse
+from aviato.aio.shipping.source import Place, enclosing_names, find_class, find_function, refuse
 
 _GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
 _MISSING = object()
@@ -197,10 +197,11 @@ class _Collector:
                 closed[name] = ["missing", name]
                 continue
             closed[name] = self.reference(content, f"{where}, closure variable {name!r}", name, place)
+        hidden = enclosing_names(place) if read.at_once else frozenset()
         for name in (*read.at_once, *read.later):
             if name in cells or name in _GIVEN or name == own:
                 continue
-            found = names.get(name, _MISSING)
+            found = _MISSING if name in hidden and name in read.at_once else names.get(name, _MISSING)
             if found is _MISSING:
                 if name in read.at_once and not hasattr(builtins, name):
                     refuse(
@@ -241,6 +242,7 @@ class _Collector:
     def own_decorators(self, raw: FunctionType, place: Place) -> int:
         """Return how many decorators, from the top, end with the one that made the function remote."""
         cells = dict(zip(raw.__code__.co_freevars, raw.__closure__ or (), strict=True))
+        hidden = enclosing_names(place)
 
         def look(node: ast.expr) -> Any:
             if isinstance(node, ast.Name):
@@ -249,7 +251,7 @@ class _Collector:
                         return cells[node.id].cell_contents
                     except ValueError:
                         return _MISSING
-                return raw.__globals__.get(node.id, _MISSING)
+                return _MISSING if node.id in hidden else raw.__globals__.get(node.id, _MISSING)
             if isinstance(node, ast.Attribute):
                 found = look(node.value)
                 return found if found is _MISSING else inspect.getattr_static(found, node.attr, _MISSING)

@@ -176,6 +176,24 @@ def find_class(cls: type, names: dict[str, Any], what: str) -> Place:
     )
 
 
+def enclosing_names(place: Place) -> frozenset[str]:
+    """Return the names that the functions around a definition bind; they hide globals of the same name."""
+    found: set[str] = set()
+    first, last = place.node.lineno, place.node.end_lineno or 0
+    for outer in ast.walk(_parse("".join(place.lines))):
+        if not isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef)) or outer.lineno >= first:
+            continue
+        if (outer.end_lineno or 0) < last:
+            continue
+        arguments = outer.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        found |= {argument.arg for argument in every if argument is not None}
+        for node in ast.walk(outer):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+    return frozenset(found)
+
+
 def _class_in(node: ast.AST, path: list[str]) -> list[ast.ClassDef]:
     """Find class statements by qualified name, also below `if` and `try`."""
     if not path:
