@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30
+FORKING = ("-W", "ignore:This process:DeprecationWarning")
+"""Python 3.12 warns of every fork beside a thread, which is what some of these programs are about."""
 
 
 class Script:
@@ -21,7 +23,7 @@ class Script:
     def __init__(self, text: str, *options: str, **environment: str) -> None:
         search = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
         self.process = subprocess.Popen(
-            [sys.executable, "-u", *options, "-c", textwrap.dedent(text)],
+            [sys.executable, "-u", *options, *FORKING, "-c", textwrap.dedent(text)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
