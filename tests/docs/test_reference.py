@@ -67,7 +67,7 @@ def test_pages_hold_one_sentence_a_line() -> None:
         for number, line in enumerate(page.read_text().splitlines(), 1):
             if line.startswith("```"):
                 shown = not shown
-            table_or_list = line.lstrip()[:1] in {"|", "-", "#", ">", "<"} or line.lstrip()[:1].isdigit()
+            table_or_list = line[:1] in {" ", "|", "-", "#", ">", "<"} or line[:1].isdigit()
             if not shown and not table_or_list and ". " in line.replace("e.g. ", "").rstrip():
                 crowded.append(f"{Path(page).name}:{number}: {line}")
     assert crowded == []
