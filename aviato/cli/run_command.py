@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from aviato.cli import _loop, _options
+from aviato.exceptions import SandboxError
 
 INTERRUPTED_GRACE_SECONDS = 2.0
 
@@ -76,6 +77,10 @@ async def _detached(cmd: tuple[str, ...], config: dict[str, Any]) -> int:
     sandbox = Sandbox.run(*cmd, detached=True, **config)
     try:
         await sandbox.wait()
+    except SandboxError:
+        if sandbox.returncode is None:
+            await sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
+            raise  # otherwise it was so quick that it has ended, which is no failure of the start
     except BaseException:
         await sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
         raise
