@@ -1,4 +1,4 @@
-"""Remote functions through the core, on every engine."""
+"""Remote functions through the core, on the local engine: a call is a real interpreter, which FakeEngine has not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pytest
 from aviato import aio
 from aviato.exceptions import (
     CapabilityError,
+    EngineConnectionError,
     FunctionSerializationError,
     SandboxError,
     SandboxExecutionError,
     SandboxTimeoutError,
 )
 from aviato.models import Serialization
+from tests.helpers.local import require_local
 
 FACTOR = 3
 
@@ -28,10 +30,16 @@ def helper(value: int) -> int:
     return value * FACTOR
 
 
+@pytest.fixture(scope="module", autouse=True)
+def local() -> None:
+    """Skip where the local engine cannot run."""
+    require_local()
+
+
 @pytest.fixture
-async def session(engine: Any) -> AsyncIterator[aio.Session]:
-    """A session on the engine."""
-    async with aio.Session(engine=engine) as session:
+async def session() -> AsyncIterator[aio.Session]:
+    """A session on the local engine."""
+    async with aio.Session(engine="local") as session:
         yield session
 
 
@@ -234,9 +242,40 @@ async def test_a_dead_sandbox_is_replaced(session: aio.Session) -> None:
     assert session.sandbox_count == 1
 
 
-async def test_nothing_runs_after_the_session(engine: Any) -> None:
+async def test_only_infrastructure_is_tried_again(session: aio.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost connection is repeated as often as was asked for, an exception of the function never is."""
+    start, tries = session.sandbox, 0
+
+    def unreliable(**config: Any) -> aio.Sandbox:
+        nonlocal tries
+        tries += 1
+        if tries % 3:
+            raise EngineConnectionError("gone")
+        return start(**config)
+
+    monkeypatch.setattr(session, "sandbox", unreliable)
+
+    def one() -> int:
+        return 1
+
+    assert await session.function(retries=2)(one).remote() == 1
+    assert tries == 3
+    with pytest.raises(EngineConnectionError):
+        await session.function(retries=1)(one).remote()
+    assert tries == 5
+
+    @session.function(retries=3)
+    def fail() -> None:
+        raise OSError
+
+    with pytest.raises(SandboxExecutionError):
+        await fail.remote()
+    assert tries == 6
+
+
+async def test_nothing_runs_after_the_session() -> None:
     """A closed session refuses calls."""
-    async with aio.Session(engine=engine) as session:
+    async with aio.Session(engine="local") as session:
 
         @session.function
         def one() -> int:
