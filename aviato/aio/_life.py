@@ -62,6 +62,8 @@ class Life:
         self._channel: Channel | None = None
         self._start: asyncio.Future[None] | None = None
         self._stop: asyncio.Task[None] | None = None
+        self._drained = asyncio.Event()
+        self._leaving: asyncio.Task[None] | None = None
         self._ready: Completion[Channel] = Completion(f"start of sandbox {info.sandbox_id}", self.loop)
         self._ready.observed = True  # a failed start surfaces through the handle and the session, which keep count
         if info.status.is_terminal:
@@ -162,9 +164,10 @@ class Life:
             undo = self.loop.create_task(self._undo())
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(undo)
-        self.failure = error
-        self._ready.set_error(error)
         stopped = isinstance(error, SandboxTerminatedError)
+        if not stopped:  # to be stopped while it starts is no failure of the sandbox
+            self.failure = error
+        self._ready.set_error(error)
         self.observe(
             attrs.evolve(
                 self.info,
@@ -184,12 +187,14 @@ class Life:
 
     async def _connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         if self.ended.is_set():
+            self._drained.set()
             raise self.end_error()
         try:
             return await self.link.engine.connect(self.sandbox_id, protocol)
         except (SandboxNotRunningError, SandboxNotFoundError):
             await self.refresh()
             if self.info.status.is_terminal:
+                self._drained.set()
                 raise self.end_error() from None
             raise
 
@@ -252,6 +257,8 @@ class Life:
         if self.info.status.is_terminal and not self.ended.is_set():
             self.ended.set()
             self.link.unfollow(self.sandbox_id)
+            if self._channel is not None:
+                self._leaving = self.loop.create_task(self._leave(), name=f"aviato-leave-{self.sandbox_id}")
         if self.info.status is not known.status:
             for callback in list(self.on_change):
                 callback(self.info)
@@ -356,6 +363,7 @@ class Life:
             self.observe(info)
         finally:
             await self._close_channel()
+            self._drained.set()
 
     def _end_unstarted(self) -> None:
         self._start = self.loop.create_future()
@@ -367,9 +375,22 @@ class Life:
         """Note that a stop has been asked for."""
         self.observe(attrs.evolve(self.info, status=SandboxStatus.TERMINATING))
 
-    async def release(self) -> None:
-        """Let the connection go of a sandbox that has ended."""
+    async def _leave(self) -> None:
+        """Let the connection go once all that was on its way has been read: the channel then asks for a new one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_NEWS_SECONDS):
+                await self._drained.wait()
         await self._close_channel()
+
+    @property
+    def is_leaving(self) -> bool:
+        """True while something is still held of a sandbox that has ended."""
+        return self._leaving is not None and not self._leaving.done()
+
+    async def left(self) -> None:
+        """Wait until nothing is held any more of a sandbox that has ended."""
+        if self._leaving is not None:
+            await asyncio.shield(self._leaving)
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None

@@ -170,7 +170,7 @@ class Sandbox:
         if life is not None:
             if not life.info.status.is_terminal:
                 await life.stop(0.0, missing_ok=True)
-            await life.release()
+            await life.left()
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.sandbox_id} {self.status}>"
@@ -457,6 +457,7 @@ class Sandbox:
                 raise TimeoutError(
                     f"sandbox {self.sandbox_id} has not ended within {timeout:g} s; it goes on"
                 ) from error
+        await life.left()
         if life.failure is not None:
             life.failure_seen = True
             raise life.failure
@@ -513,6 +514,7 @@ class Sandbox:
         """
         grace = validation.seconds("graceful_shutdown_seconds", graceful_shutdown_seconds)
         await self._life.stop(grace, missing_ok=missing_ok)
+        await self._life.left()
 
     async def __aenter__(self) -> Self:
         """Begin the start if that was not done, and return the sandbox without waiting for it."""
@@ -523,10 +525,8 @@ class Sandbox:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop it."""
-        failed = self._life.failure
         await self.stop(missing_ok=True)
-        if failed is None and exc is None and self._life.failure is not None and not self._life.failure_seen:
-            failed = self._life.failure
+        failed = self._life.failure
         if failed is not None and exc is None and not self._life.failure_seen:
             self._life.failure_seen = True
             raise failed

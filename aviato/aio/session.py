@@ -59,6 +59,7 @@ class Session:
         self._id = new_sandbox_id().replace("sbx-", "ses-")
         self._reporter = None if report_to is None else Reporter(report_to)
         self._sandboxes: dict[str, Sandbox] = {}
+        self._ended: builtins.list[Sandbox] = []
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._generation = _fork.generation
@@ -138,7 +139,8 @@ class Session:
             if self._reporter is not None:
                 self._reporter(info)
             if info.status.is_terminal and (life.failure is None or life.failure_seen) and not self._closed:
-                self._sandboxes.pop(info.sandbox_id, None)
+                self._ended = [other for other in self._ended if other._life.is_leaving]  # noqa: SLF001 - as above
+                self._ended.append(self._sandboxes.pop(info.sandbox_id, sandbox))
 
         life.on_change.append(changed)
 
@@ -276,13 +278,15 @@ class Session:
         _fork.check(self._generation, "this session")
         self._closed = True
         if self._closing is None or self._closing.done():
-            if not self._sandboxes:
+            if not self._sandboxes and not self._ended:
                 self._end_reporting()
                 return
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="aviato-close")
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        ended, self._ended = self._ended, []
+        await asyncio.gather(*(sandbox._life.left() for sandbox in ended))  # noqa: SLF001 - sessions own sandboxes
         sandboxes = builtins.list(self._sandboxes.values())
         outcomes = await asyncio.gather(
             *(sandbox.stop(missing_ok=True) for sandbox in sandboxes), return_exceptions=True

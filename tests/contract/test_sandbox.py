@@ -359,3 +359,12 @@ async def test_results_wait_and_as_completed(face: Face) -> None:
         assert slow.stdin is not None
         await slow.stdin.close()
         assert [item async for item in face.as_completed([slow, quick])][-1] in (slow, quick)
+
+
+async def test_stopping_while_it_starts_is_no_failure(face: Face) -> None:
+    """A block that ends before the start did stops the start, leaves nothing and raises nothing."""
+    async with face.run() as sandbox:
+        pass
+    assert sandbox.status == "terminated"
+    async with face.session() as session:
+        session.sandbox()

@@ -1,0 +1,24 @@
+"""Tests of the local engine itself: they know where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aviato import aio
+from tests.helpers.local import require_local
+
+Session = Callable[..., aio.Session]
+
+
+@pytest.fixture
+def local() -> Session:
+    """A maker of sessions on the local engine; skipped with the reason where it cannot run."""
+    require_local()
+
+    def session(**defaults: Any) -> aio.Session:
+        return aio.Session(defaults, engine="local")
+
+    return session
