@@ -233,7 +233,20 @@ def bare_bwrap(*command: str) -> list[str]:
     links = [("usr/bin", "/bin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64")]
     binds = [part for target, path in links if Path("/" + target).exists() for part in ("--symlink", target, path)]
     bwrap = shutil.which("bwrap") or "bwrap"
-    return [bwrap, "--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr", *binds, "--proc", "/proc", "--dev", "/dev", *command]
+    return [
+        bwrap,
+        "--unshare-all",
+        "--die-with-parent",
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        *binds,
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        *command,
+    ]
 
 
 def read_pipe(argv: list[str]) -> int:
