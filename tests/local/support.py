@@ -1,4 +1,4 @@
-"""What the tests of the local engine look at from outside: records, processes, and clients in processes of their own."""
+"""What the tests of the local engine look at from outside: records, processes, and clients to be killed."""
 
 from __future__ import annotations
 

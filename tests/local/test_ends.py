@@ -30,7 +30,7 @@ async def test_stop_needs_no_consent_of_a_frozen_agent() -> None:
     init = init_of(sandbox.sandbox_id)
     os.kill(init, signal.SIGSTOP)
     began = time.monotonic()
-    await sandbox.stop(grace_seconds=0.5)
+    await sandbox.stop(graceful_shutdown_seconds=0.5)
     assert time.monotonic() - began < 2.5
     assert not is_alive(init)
 
@@ -44,7 +44,7 @@ async def test_stop_ends_forty_processes_that_ignore_it() -> None:
         break
     init = init_of(sandbox.sandbox_id)
     began = time.monotonic()
-    await sandbox.stop(grace_seconds=0.2)
+    await sandbox.stop(graceful_shutdown_seconds=0.2)
     assert time.monotonic() - began < 2.2
     assert not is_alive(init)
     assert not [path for path in groups_left() if sandbox.sandbox_id in path]
@@ -63,16 +63,13 @@ async def test_a_killed_client_leaves_nothing() -> None:
 async def test_a_killed_supervisor_takes_its_sandboxes_along() -> None:
     """They die with it, and whoever lists next removes what it left."""
     client = Client()
-    try:
-        os.kill(client.supervisor, signal.SIGKILL)
-        assert await becomes(lambda: not is_alive(client.init))
-        async with LocalEngine() as engine:
-            listed = [info.sandbox_id async for info in engine.list(SandboxQuery())]
-            assert client.sandbox_id not in listed
-        assert not [path for path in groups_left() if client.sandbox_id in path]
-    finally:
-        client.kill()
-    assert await becomes(lambda: not (home() / "sandboxes" / client.sandbox_id).exists())
+    os.kill(client.supervisor, signal.SIGKILL)
+    assert await becomes(lambda: not is_alive(client.init))
+    client.kill()
+    async with LocalEngine() as engine:
+        assert client.sandbox_id not in [info.sandbox_id async for info in engine.list(SandboxQuery())]
+    assert not [path for path in groups_left() if client.sandbox_id in path]
+    assert not (home() / "sandboxes" / client.sandbox_id).exists()
 
 
 async def test_a_detached_sandbox_of_a_killed_supervisor_is_lost() -> None:

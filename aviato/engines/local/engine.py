@@ -94,8 +94,10 @@ class LocalEngine(Engine):
                 try:
                     record = await asyncio.shield(request)
                 except asyncio.CancelledError:
-                    undo = asyncio.ensure_future(self.delete(spec.sandbox_id, missing_ok=True))
-                    await asyncio.gather(undo, request, return_exceptions=True)
+                    # on the same connection, so that it cannot overtake the launch
+                    stopped = connection.request("stop", spec.sandbox_id, grace=0.0)
+                    await asyncio.gather(request, stopped, return_exceptions=True)
+                    await self.delete(spec.sandbox_id, missing_ok=True)
                     raise
         except BaseException:
             ours.close()
@@ -105,8 +107,11 @@ class LocalEngine(Engine):
             os.close(content_fd)
             if image_fd is not None:
                 os.close(image_fd)
-        self._attached.add(spec.sandbox_id)
-        self._streams[spec.sandbox_id] = ours
+        if spec.sandbox_id in self._attached:
+            ours.close()  # a repeated request: the agent holds the stream of the first
+        else:
+            self._attached.add(spec.sandbox_id)
+            self._streams[spec.sandbox_id] = ours
         return describe(record)
 
     def _supervisor(self) -> SupervisorConnection:

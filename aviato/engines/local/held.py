@@ -77,6 +77,8 @@ class Held:
         self._child_fd = -1
         self._init = -1
         self._init_fd = -1
+        self._info = b""
+        self._info_fd = -1
         self._status: int | None = None
         self._control: socket.socket | None = None
         self._control_buffer = b""
@@ -208,6 +210,7 @@ class Held:
         supervisor.listen(self._child_fd, select.EPOLLIN, self._child_ended)
         supervisor.listen(control.fileno(), select.EPOLLIN, self._controlled)
         self._read(errors_read, self._take_errors)
+        self._info_fd = info_read
         self._read(info_read, self._take_info)
         self._read(stderr_read, self._take_stderr)
         for number, (name, pair) in enumerate(pipes.items()):
@@ -273,8 +276,11 @@ class Held:
         self._stderr = (self._stderr + data)[-STDERR_BYTES:]
 
     def _take_info(self, data: bytes) -> None:
+        self._info = (self._info + data)[-4096:]  # bubblewrap writes it in several pieces
+        if self._init > 0 or not self._info.rstrip().endswith(b"}"):
+            return
         with contextlib.suppress(ValueError, KeyError, OSError):
-            self._init = json.loads(data)["child-pid"]
+            self._init = json.loads(self._info)["child-pid"]
             self._init_fd = os.pidfd_open(self._init)
             self.supervisor.listen(self._init_fd, select.EPOLLIN, self._init_ended)
             self.record["init"] = {"pid": self._init, "start": records.start_time(self._init)}
@@ -339,7 +345,16 @@ class Held:
                 with contextlib.suppress(ValueError):
                     self._said = (int(words[1]), int(words[2]))
 
+    def _hear_of_init(self) -> None:
+        """Take what bubblewrap has said by now; it says it before the agent can say anything."""
+        handler = self.supervisor.handlers.get(self._info_fd)
+        while self._init < 0 and self._info_fd in self._fds and handler is not None:
+            if not select.select([self._info_fd], [], [], 0)[0]:
+                return
+            handler(select.EPOLLIN)
+
     def _is_ready(self) -> None:
+        self._hear_of_init()
         self.ready = self.was_ready = True
         if self._why is None:
             self.record["status"] = "running"
@@ -397,6 +412,7 @@ class Held:
         self.supervisor.ignore(self._child_fd)
         os.close(self._child_fd)
         self._child_fd = -1
+        self._hear_of_init()
         if self._init_fd < 0:
             self._finish()
         else:

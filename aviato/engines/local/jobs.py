@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -121,7 +123,17 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
             "isolation": cattrs.unstructure(isolation),
         },
     }
+    job["record"]["body"] = _body(job, content)
     return job, content, image.hold()
+
+
+def _body(job: Mapping[str, Any], content: Iterable[bytes]) -> str:
+    """Digest all that a sandbox is made from, to know a repeated request from another one under the same id."""
+    lasting = {**job, "record": {**job["record"], "created_at": None}}
+    digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
+    for piece in content:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _refuse(spec: SandboxSpec) -> None:

@@ -37,7 +37,7 @@ def settle(home: str, sandbox_id: str) -> dict[str, Any]:
         raise records.CorruptRecordError(f"{place}: {error}") from error
     if record["status"] in _TERMINAL:
         return record
-    lock = records.try_lock(f"{place}/lock", create=True)
+    lock = records.try_lock(f"{place}/lock", create=False)  # made anew it would keep a directory that goes just now
     if lock is None:
         return record
     try:

@@ -196,6 +196,10 @@ class Supervisor:
         if known is not None:
             for fd in fds:
                 os.close(fd)
+            if known.record["body"] != job["record"]["body"]:
+                raise LaunchError("conflict", f"the id {job['id']} is in use by a sandbox with another specification")
+            client.attached.add(job["id"])
+            known.orphan_at = None
             known.starters.append((client, message["n"]))
             if known.ready:
                 known.answer_starters()
