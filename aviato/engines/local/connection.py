@@ -174,20 +174,25 @@ class SupervisorConnection:
 
     def say_goodbye(self, seconds: float) -> bool:
         """Ask, without a loop, to end all attached sandboxes; True when the supervisor has none any more."""
-        if self._fd < 0:
+        try:
+            fd = os.dup(self._fd)  # the loop's thread may close its own meanwhile
+        except (OSError, ValueError):
             return True
         deadline = time.monotonic() + seconds
-        with contextlib.suppress(OSError):
-            os.set_blocking(self._fd, True)
-            os.write(self._fd, json.dumps({"op": "bye", "n": 0}).encode() + b"\n")
-            sock = socket.socket(fileno=self._fd)
-            sock.shutdown(socket.SHUT_WR)
-            sock.detach()
-        while (left := deadline - time.monotonic()) > 0:
-            if select.select([self._fd], [], [], left)[0]:
-                try:
-                    if not os.read(self._fd, 65536):
+        try:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+                sock.setblocking(True)
+                sock.sendall(json.dumps({"op": "bye", "n": 0}).encode() + b"\n")
+                sock.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                if select.select([fd], [], [], left)[0]:
+                    try:
+                        if not os.read(fd, 65536):
+                            return True
+                    except BlockingIOError:
+                        continue
+                    except OSError:
                         return True
-                except OSError:
-                    return True
-        return False
+            return False
+        finally:
+            os.close(fd)
