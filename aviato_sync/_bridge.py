@@ -144,6 +144,8 @@ class ContextHandle(Handle):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         __tracebackhide__ = True
+        if self._home.inherited:
+            return  # a forked child leaves the block of its parent, whose sandboxes are not its own to stop
         self._start(self._core.__aexit__, exc_type, exc, traceback).result()
 
     async def __aenter__(self) -> Self:
@@ -153,6 +155,8 @@ class ContextHandle(Handle):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._home.inherited:
+            return  # as above
         await self._start(self._core.__aexit__, exc_type, exc, traceback)
 
 

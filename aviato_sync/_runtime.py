@@ -54,6 +54,7 @@ class LoopThread:
         self.operations: set[Job] = set()
         """What is in progress. The loop itself holds tasks weakly, and nobody else may hold a dropped ref."""
         self._refusal: Callable[[], Exception] | None = None
+        self.inherited = False
         self._queue: deque[Job] = deque()
         self._woken = False
         self._context = Context()
@@ -180,6 +181,7 @@ class LoopThread:
     def orphan(self) -> None:
         """Mark it as belonging to the parent process; nothing of it is closed, for that would disturb the parent."""
         self._refusal = _orphaned
+        self.inherited = True
 
     def park(self) -> None:
         """Let the thread do nothing any more."""

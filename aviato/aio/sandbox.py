@@ -524,7 +524,9 @@ class Sandbox:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop it."""
+        """Stop it; in a forked child, whose own it is not, do nothing."""
+        if not self._life.is_own_process():
+            return
         await self.stop(missing_ok=True)
         failed = self._life.failure
         if failed is not None and exc is None and not self._life.failure_seen:

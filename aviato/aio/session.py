@@ -324,7 +324,12 @@ class Session:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the session; an error of the body wins over one of the closing, which is added to it as a note."""
+        """Close the session; an error of the body wins over one of the closing, which is added to it as a note.
+
+        In a forked child, whose own the sandboxes are not, nothing is done.
+        """
+        if _fork.is_stale(self._generation):
+            return
         try:
             await self.close()
         except SandboxError as error:
