@@ -15,10 +15,14 @@ from tests.helpers.local import require_local
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="ids are shifted where the engine runs as root")
 
 
+@pytest.fixture(autouse=True)
+def _local() -> None:
+    require_local()
+
+
 @pytest.fixture
 async def sandbox() -> AsyncIterator[aio.Sandbox]:
     """A sandbox of the local engine with nothing asked for."""
-    require_local()
     async with aio.Sandbox.run(engine="local") as made:
         yield made
 
@@ -57,7 +61,6 @@ async def test_each_sandbox_has_ids_of_its_own(sandbox: aio.Sandbox) -> None:
 
 async def test_commands_inherit_three_descriptors() -> None:
     """What the client left inheritable does not arrive, not even its directories."""
-    require_local()
     leaked = [os.open("/", os.O_RDONLY) for _ in range(20)]
     for fd in leaked:
         os.set_inheritable(fd, True)
@@ -74,7 +77,6 @@ async def test_commands_inherit_three_descriptors() -> None:
 
 async def test_the_clients_environment_stays_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable of the client is in no environment that the sandbox can read."""
-    require_local()
     monkeypatch.setenv("AVIATO_TEST_CANARY", "canary-7f3a")
     async with aio.Sandbox.run(engine="local") as sandbox:
         found = await shell(sandbox, "env; cat /proc/[0-9]*/environ")
@@ -119,7 +121,9 @@ async def test_what_proc_tells_of_the_machine_is_masked(sandbox: aio.Sandbox) ->
     """The masked files give nothing, and the masked directories are empty."""
     for name in ("kallsyms", "keys", "timer_list", "cmdline", "kcore", "modules"):
         assert await shell(sandbox, f"head -c 16 /proc/{name} 2>/dev/null") == ""
-    assert await shell(sandbox, "ls -A /proc/acpi /proc/fs /proc/irq /proc/bus 2>/dev/null | grep -v ':$' | grep .") == ""
+    assert (
+        await shell(sandbox, "ls -A /proc/acpi /proc/fs /proc/irq /proc/bus 2>/dev/null | grep -v ':$' | grep .") == ""
+    )
 
 
 async def test_no_namespace_can_be_made(sandbox: aio.Sandbox) -> None:
@@ -175,14 +179,17 @@ async def test_a_lock_on_a_file_of_the_host_is_not_shared(sandbox: aio.Sandbox) 
     """Two sides of an overlay lock different files, so a lock carries no message."""
     import fcntl
 
-    with Path("/usr/bin/env").open("rb") as file:
+    with Path("/usr/bin/env").open("rb") as file:  # noqa: ASYNC230 - a file of the host, opened once
         fcntl.flock(file, fcntl.LOCK_EX)
-        program = "import fcntl; fcntl.flock(open('/usr/bin/env', 'rb'), fcntl.LOCK_EX | fcntl.LOCK_NB); print('got it')"
+        program = (
+            "import fcntl; fcntl.flock(open('/usr/bin/env', 'rb'), fcntl.LOCK_EX | fcntl.LOCK_NB); print('got it')"
+        )
         assert await python(sandbox, program) == "got it"
 
 
 async def test_the_report_names_what_is_on(sandbox: aio.Sandbox) -> None:
     """`isolation` says the same as the tests above found."""
+    await sandbox
     isolation = sandbox.isolation
     assert isolation is not None
     assert isolation.seccomp == isolation.disk == isolation.network == "hard"
