@@ -51,7 +51,7 @@ def engine(request: pytest.FixtureRequest) -> Any:
         return "local"
     from aviato.testing import FakeEngine
 
-    return FakeEngine()
+    return FakeEngine(missing_images=["no/such-image:9"])
 
 
 _KEPT_THREADS = ("aviato-loop", "aviato-callbacks", "asyncio_", "pytest_timeout", "ThreadPoolExecutor")

@@ -121,12 +121,17 @@ class AgentConnection(asyncio.Protocol):
 
 
 class FakeAgent:
-    """Serves the clients of one sandbox."""
+    """Serves the clients of one sandbox.
+
+    Attributes:
+        muted: True when commands can no longer tell their end.
+    """
 
     def __init__(self, sandbox: FakeSandbox) -> None:
         self.sandbox = sandbox
         self.connections: set[AgentConnection] = set()
         self.streams: dict[int, Command | Reading | Writing] = {}
+        self.muted = False
 
     @property
     def busy(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aviato.testing import _basics as basics
 from aviato.testing._filetools import FILE_TOOLS
 from aviato.testing._processes import Main
+from aviato.testing._python import python
 from aviato.testing._shell import shell
 
 BUILTINS: dict[str, Main] = {
@@ -31,5 +32,7 @@ BUILTINS: dict[str, Main] = {
     },
     **FILE_TOOLS,
     "bash": shell,
+    "python": python,
+    "python3": python,
     "sh": shell,
 }

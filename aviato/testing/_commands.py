@@ -349,7 +349,7 @@ class Command:
 
     def settle(self) -> None:
         """Tell the end when all is said."""
-        if self._status is None or self._told or self.connection is None:
+        if self._status is None or self._told or self.connection is None or self.agent.muted:
             return
         out, err = self.outputs
         if out.finished and err.finished:

@@ -250,7 +250,12 @@ class FakeSandbox:
             )
 
     async def end(self, grace: float) -> None:
-        """Begin the end and wait for it."""
+        """Begin the end and wait for it.
+
+        Without grace, commands have no time to tell their end, as when a real one's processes are killed from outside.
+        """
+        if grace <= 0:
+            self.agent.muted = True
         self.begin_end(CloseReason.SHUTDOWN, grace)
         await self.over.wait()
         await self.kernel.wind_up()

@@ -34,7 +34,7 @@ class FakeEngine(Engine):
     code, never to run code of others.
 
     Its agent speaks the real wire format, so that everything above an engine is really exercised. Programs are coroutines:
-    those built in (a small `sh` and the usual `echo`, `cat`, `sleep`, `head`, ...) and those given
+    those built in (a small `sh`, `python`, and the usual `echo`, `cat`, `sleep`, `head`, ...) and those given
     as `programs`. The file system is a tree in memory.
 
     Attributes:

@@ -23,9 +23,12 @@ async def test_a_command_gives_its_output_and_return_code(face: Face) -> None:
 async def test_exec_returns_before_the_sandbox_has_started(face: Face) -> None:
     """The handle is there at once, with no return code yet."""
     async with face.session() as session:
-        process = session.sandbox().exec(["echo", "hi"])
+        process = session.sandbox().exec(["cat"], stdin=True)  # which cannot end by itself, however fast the engine is
         assert process.returncode is None
         assert process.poll() is None
+        assert process.stdin is not None
+        await process.stdin.write(b"hi\n")
+        await process.stdin.close()
         assert (await process).stdout == "hi\n"
         assert process.returncode == 0
         assert process.done()
@@ -290,9 +293,7 @@ async def test_many_commands_at_once(face: Face) -> None:
 async def test_a_daemon_left_behind_does_not_hold_the_result_up(face: Face) -> None:
     """The command settles at its own end though a child still holds its output."""
     async with face.session() as session:
-        result = await asyncio.wait_for(
-            _await(session.sandbox().exec(["sh", "-c", "sleep 600 & echo hi"])), timeout=20
-        )
+        result = await asyncio.wait_for(_await(session.sandbox().exec(["sh", "-c", "sleep 600 & echo hi"])), timeout=20)
     assert result.stdout == "hi\n"
 
 
