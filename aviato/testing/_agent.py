@@ -138,7 +138,7 @@ class FakeAgent:
         """True while a command runs or a file is on its way."""
         return any(not isinstance(item, Command) or item.running for item in self.streams.values())
 
-    def dispatch(self, connection: AgentConnection, frame: Frame) -> None:
+    def dispatch(self, connection: AgentConnection, frame: Frame) -> None:  # noqa: C901, PLR0912 - one branch a frame type
         """Act on one frame.
 
         Raises:

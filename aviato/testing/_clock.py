@@ -22,9 +22,11 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """Return seconds since the epoch."""
+        ...
 
     def call_later(self, seconds: float, action: Callable[[], object]) -> Timer:
         """Call `action` in `seconds`, on the event loop."""
+        ...
 
 
 class LoopClock:
@@ -49,7 +51,10 @@ class _ManualTimer:
 
 
 class ManualClock:
-    """Time that passes only when a test says so; for lifetimes, idle and orphan limits, not for `sleep` in a command."""
+    """Time that passes only when a test says so.
+
+    It governs lifetimes, idle and orphan limits and graces, not `sleep` in a command.
+    """
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
         self._now = start

@@ -295,7 +295,7 @@ class Command:
                     break
                 source.waiting.popleft()
             if not writer.pipe.readers:
-                raise BrokenPipeError(errno.EPIPE, "closed")  # noqa: TRY301 - as the write would have
+                raise BrokenPipeError(errno.EPIPE, "closed")
         except OSError:
             self._close_input()
             self._input_refused = True

@@ -82,7 +82,8 @@ class Faults:
         waiting = self._failures.get(operation)
         if waiting:
             self.fired[f"fail:{operation}"] += 1
-            raise waiting.pop(0)()
+            make = waiting.pop(0)
+            raise make()
         if operation == "create" and self._slow:
             self.fired["slow_start"] += 1
             await asyncio.sleep(self._slow)
@@ -92,9 +93,7 @@ class Faults:
         if self._lost[operation]:
             self._lost[operation] -= 1
             self.fired[f"lose_reply:{operation}"] += 1
-            raise EngineConnectionError(
-                f"the reply to {operation} was lost", retryable=True, outcome=Outcome.UNKNOWN
-            )
+            raise EngineConnectionError(f"the reply to {operation} was lost", retryable=True, outcome=Outcome.UNKNOWN)
 
 
 def _known(operation: str) -> str:

@@ -90,7 +90,9 @@ class FileSystem:
         assert entries is not None  # noqa: S101 - made as a directory
         entries[name] = node
 
-    def _walk(self, path: str, cwd: str, *, follow: bool) -> tuple[Node, str, Node | None]:
+    def _walk(  # noqa: C901 - the kernel's rules, which are best read in one place
+        self, path: str, cwd: str, *, follow: bool
+    ) -> tuple[Node, str, Node | None]:
         """Find the directory, the name in it and the node, None where the last part does not exist."""
         if not path:
             raise failure(errno.ENOENT, path)

@@ -8,7 +8,7 @@ import posixpath
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -128,7 +128,7 @@ class FakeSandbox:
         event, self.log_changed = self.log_changed, asyncio.Event()
         event.set()
 
-    def _change(self, **changes: object) -> None:
+    def _change(self, **changes: Any) -> None:
         self.info = attrs.evolve(self.info, **changes)
         self.machine.publish(self)
 

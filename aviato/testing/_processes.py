@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
@@ -14,7 +15,9 @@ from aviato.testing._files import FileSystem, Node, failure
 from aviato.testing._streams import Open, OpenNode, open_file
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_IGNORED = frozenset({signals.SIGCHLD, signals.SIGCONT, signals.SIGURG, signals.SIGWINCH, signals.SIGSTOP, signals.SIGTSTP})
+_IGNORED = frozenset(
+    {signals.SIGCHLD, signals.SIGCONT, signals.SIGURG, signals.SIGWINCH, signals.SIGSTOP, signals.SIGTSTP}
+)
 
 Handler = Callable[[int], object]
 
@@ -98,9 +101,7 @@ class Program:
         Raises:
             OSError: It cannot be opened.
         """
-        return open_file(
-            self.files, path, self.cwd, read=not write, write=write, append=append, truncate=truncate
-        )
+        return open_file(self.files, path, self.cwd, read=not write, write=write, append=append, truncate=truncate)
 
     async def complain(self, text: str, code: int = 1) -> int:
         """Write `NAME: text` to standard error; give `code`."""
@@ -130,7 +131,7 @@ class Process:
     """
 
     def __init__(
-        self, kernel: Kernel, pid: int, env: dict[str, str], cwd: str, fds: dict[int, Open], group: int
+        self, kernel: Kernel, pid: int, *, env: dict[str, str], cwd: str, fds: dict[int, Open], group: int
     ) -> None:
         self.kernel = kernel
         self.pid = pid
@@ -190,10 +191,8 @@ class Process:
             code, number = 128 + signals.SIGPIPE, int(signals.SIGPIPE)
         except Exception as error:  # noqa: BLE001 - a program's mistake is its own end, not the sandbox's
             if self.status is None:
-                try:
+                with contextlib.suppress(OSError):
                     await self.open(2).write(f"{type(error).__name__}: {error}\n".encode())
-                except OSError:
-                    pass
             code, number = 1, 0
         finally:
             self.end(code, number)
@@ -249,6 +248,7 @@ class Kernel:
         """
         places = [name] if "/" in name else [posixpath.join(d or ".", name) for d in env.get("PATH", PATH).split(":")]
         refused: OSError | None = None
+        last: OSError = failure(errno.ENOENT, name)
         for place in places:
             try:
                 node = self.files.node(place, cwd)
@@ -307,7 +307,7 @@ class Kernel:
     def make(self, env: Mapping[str, str], cwd: str, fds: dict[int, Open], group: int) -> Process:
         """Make a process that nothing runs in yet."""
         pid = next(self._pids)
-        process = self.processes[pid] = Process(self, pid, dict(env), cwd, fds, group or pid)
+        process = self.processes[pid] = Process(self, pid, env=dict(env), cwd=cwd, fds=fds, group=group or pid)
         return process
 
     def everyone(self, number: int) -> None:

@@ -19,6 +19,7 @@ from aviato.testing._processes import Program
 from aviato.testing._streams import Open, OpenNode, open_file
 
 T = TypeVar("T")
+_PURE = frozenset({"fspath", "fsencode", "fsdecode", "strerror", "stat_result", "PathLike", "error"})
 
 
 class Hub(abc.ABC):
@@ -150,7 +151,7 @@ class _File(io.RawIOBase):
 def open_for(hub: Hub) -> Callable[..., Any]:
     """Make the `open` of the code."""
 
-    def fake_open(
+    def fake_open(  # noqa: PLR0917 - the parameters of open()
         file: Any,
         mode: str = "r",
         buffering: int = -1,
@@ -230,14 +231,13 @@ def _exit(code: Any = None) -> None:
     raise SystemExit(code)
 
 
-def _make_os(hub: Hub) -> Any:
+def _make_os(hub: Hub) -> Any:  # noqa: C901 - one small function after the other
     ctx, files = hub.ctx, hub.ctx.files
     fake: Any = types.ModuleType("os", "What the fake python knows of os.")
     for name in dir(os):  # constants, exceptions and pure functions; what would touch this machine is left out
         value = getattr(os, name)
-        if isinstance(value, (int, str)) or name in ("fspath", "fsencode", "fsdecode", "strerror", "stat_result", "PathLike", "error"):
-            if not name.startswith("__"):
-                setattr(fake, name, value)
+        if not name.startswith("__") and (isinstance(value, (int, str)) or name in _PURE):
+            setattr(fake, name, value)
     fake.environ = dict(ctx.env)
     fake.getenv = fake.environ.get
     fake.linesep = "\n"
@@ -323,7 +323,7 @@ def _make_os(hub: Hub) -> Any:
     fake.cpu_count = lambda: 1
     fake.read, fake.write = hub.read, hub.write
     opener = open_for(hub)
-    fake.fdopen = lambda number, *args, **options: opener(number, *args, **options)
+    fake.fdopen = opener
     fake.path = _make_path(fake)
     return fake
 

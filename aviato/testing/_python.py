@@ -1,9 +1,10 @@
-"""`python` in a fake sandbox: code on a thread of this process, with the sandbox's own streams, files and environment."""
+"""`python` in a fake sandbox: code on a thread of this process, with the sandbox's own streams and files."""
 
 from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import ctypes
 import io
 import sys
@@ -151,10 +152,8 @@ class _Thread(Hub):
             result = 137
         finally:
             self._running = False
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
                 self._loop.call_soon_threadsafe(self._set_result, result)
-            except RuntimeError:
-                pass  # the loop is closed, and nobody waits any more
 
     def _set_result(self, result: int) -> None:
         if not self._done.done():

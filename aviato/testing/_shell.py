@@ -64,9 +64,7 @@ class Shell:
         jobs: What runs in the background.
     """
 
-    def __init__(
-        self, ctx: Program, params: Sequence[str], *, errexit: bool = False, nounset: bool = False
-    ) -> None:
+    def __init__(self, ctx: Program, params: Sequence[str], *, errexit: bool = False, nounset: bool = False) -> None:
         self.ctx = ctx
         self.process: Process = ctx.process
         self.params = list(params)
@@ -171,7 +169,7 @@ class Shell:
                     if len(what.links) == 1 and len(what.links[0][1].commands) == 1 and not what.links[0][1].negated:
                         await child.command(what.links[0][1].commands[0], last=True)
                     else:
-                        await child._chain(what)  # noqa: SLF001 - of this class
+                        await child._chain(what)
                 else:
                     await child.command(what, last=True)
             except Exit as exit_:
@@ -266,7 +264,7 @@ class Shell:
         """Set a variable."""
         self.variables[name] = value
 
-    async def _simple(self, command: Simple, *, last: bool) -> None:
+    async def _simple(self, command: Simple, *, last: bool) -> None:  # noqa: C901, PLR0912 - the rules of sh, in their order
         words = await self.expand(command.words)
         assignments = [(name, await self.expand_one(word)) for name, word in command.assignments]
         if not words:
@@ -405,7 +403,7 @@ class Shell:
         """Expand to one string, without splitting."""
         return "".join([await self._value(part) for part in word])
 
-    async def expand(self, words: Sequence[Word]) -> list[str]:
+    async def expand(self, words: Sequence[Word]) -> list[str]:  # noqa: C901 - the rules of sh, in their order
         """Expand to arguments: split what was not quoted, and look patterns up."""
         found: list[str] = []
         for word in words:
@@ -440,7 +438,7 @@ class Shell:
         pattern = "".join(piece.translate(_LITERAL) if quoted else piece for piece, quoted in field)
         return expand_pattern(self.ctx.files, self.process.cwd, pattern) or [text]
 
-    async def _value(self, part: Part) -> str:
+    async def _value(self, part: Part) -> str:  # noqa: C901, PLR0911 - the rules of sh, in their order
         if part.kind == "text":
             return part.text
         if part.kind == "arithmetic":

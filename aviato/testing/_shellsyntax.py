@@ -57,8 +57,8 @@ class Compound:
     """`if`, `while`, `until`, `for`, a group `{ }` or a subshell `( )`.
 
     Attributes:
-        parts: Lists of commands: conditions and bodies in order for `if` (an else comes last, alone), condition and body
-            for loops, the body else.
+        parts: Lists of commands: for `if` conditions and bodies in order (an else comes last, alone), for loops the
+            condition and the body, else the body.
     """
 
     kind: str
@@ -357,7 +357,7 @@ class _Parser:
                 self.position += 1
         return [*parts, Part("text", text, quoted=True)]
 
-    def _dollar(self, *, quoted: bool) -> Part:
+    def _dollar(self, *, quoted: bool) -> Part:  # noqa: PLR0911 - one for each form
         text, position = self.text, self.position
         if text[position] == "`":
             end = text.find("`", position + 1)

@@ -80,7 +80,7 @@ def expand_pattern(files: FileSystem, cwd: str, pattern: str) -> list[str]:
     return sorted(found)
 
 
-def test(files: FileSystem, cwd: str, words: list[str]) -> bool:
+def test(files: FileSystem, cwd: str, words: list[str]) -> bool:  # noqa: C901, PLR0911 - one for each form
     """Answer `test WORDS`.
 
     Raises:

@@ -132,6 +132,7 @@ class Open:
         Raises:
             OSError: It is not open for reading.
         """
+        del size
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     async def read_line(self) -> bytes:
@@ -157,6 +158,7 @@ class Open:
         Raises:
             OSError: It is not open for writing, or nobody reads.
         """
+        del data
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 

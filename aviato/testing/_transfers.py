@@ -83,6 +83,7 @@ class Reading:
         Raises:
             AgentProtocolError: Always.
         """
+        del payload, end
         raise AgentProtocolError("input for a file that is read")
 
     def credit(self, _which: int, limit: int) -> None:

@@ -33,7 +33,7 @@ class FakeEngine(Engine):
     **It isolates nothing.** Programs run in this process; `python` runs code on a thread of it. Use it to test your own
     code, never to run code of others.
 
-    Its agent speaks the real wire format, so that everything above an engine is really exercised. Programs are coroutines:
+    Its agent speaks the real wire format, so everything above an engine is really exercised. Programs are coroutines:
     those built in (a small `sh`, `python`, and the usual `echo`, `cat`, `sleep`, `head`, ...) and those given
     as `programs`. The file system is a tree in memory.
 
@@ -65,9 +65,7 @@ class FakeEngine(Engine):
         from aviato.testing._builtins import BUILTINS  # noqa: PLC0415 - the shell and python are needed only here
 
         if machine is None:
-            machine = FakeMachine(
-                programs={**BUILTINS, **(programs or {})}, missing_images=missing_images, clock=clock
-            )
+            machine = FakeMachine(programs={**BUILTINS, **(programs or {})}, missing_images=missing_images, clock=clock)
         elif programs or missing_images or clock:
             raise ValueError("programs, missing_images and clock belong to the machine that was given")
         self.machine = machine
@@ -279,9 +277,7 @@ class FakeEngine(Engine):
         return [
             sandboxes[name]
             for name in self._made
-            if name in sandboxes
-            and not sandboxes[name].spec.detached
-            and not sandboxes[name].info.status.is_terminal
+            if name in sandboxes and not sandboxes[name].spec.detached and not sandboxes[name].info.status.is_terminal
         ]
 
     async def close(self) -> None:

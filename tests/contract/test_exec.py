@@ -121,14 +121,18 @@ async def test_output_beyond_the_cap_is_dropped_from_the_result_only(face: Face)
     """The result is truncated, a reader that iterates meanwhile sees everything."""
     async with face.session() as session:
         sandbox = session.sandbox()
-        process = sandbox.exec(["head", "-c", "3000000", "/dev/zero"], max_output_bytes=1000)
-        total = 0
-        async for piece in process.stdout.buffer:
+        script = "echo; read go; head -c 3000000 /dev/zero"  # begins when the reader is there, however fast it is
+        process = sandbox.exec(["sh", "-c", script], stdin=True, max_output_bytes=1000)
+        pieces = aiter(process.stdout.buffer)
+        total = len(await anext(pieces))
+        assert process.stdin is not None
+        await process.stdin.writeline("go")
+        async for piece in pieces:
             total += len(piece)
         result = await process
-        assert total == 3_000_000
+        assert total == 3_000_001
         assert result.truncated
-        assert result.stdout_bytes == bytes(1000)
+        assert result.stdout_bytes == b"\n" + bytes(999)
 
 
 async def test_reading_too_late_says_what_was_lost(face: Face) -> None:
