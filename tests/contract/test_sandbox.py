@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Any
 
 import pytest
@@ -158,11 +159,12 @@ async def test_wait_until_complete_tells_a_stop_from_an_end(face: Face) -> None:
 
 async def test_list_finds_by_tags_and_attached_handles_work(face: Face) -> None:
     """All tags must match; what is found can be used; stopped ones are hidden unless asked for."""
-    async with face.session(tags=("contract-list",)) as session:
+    tag = f"contract-list-{face.name}-{secrets.token_hex(4)}"
+    async with face.session(tags=(tag,)) as session:
         one, two = session.sandbox(tags=["x"]), session.sandbox(tags=["y"])
         await asyncio.gather(_await(one), _await(two))
-        assert one.tags == ("contract-list", "x")
-        found = await face.Sandbox.list(tags=["contract-list"], engine=face.engine)
+        assert one.tags == (tag, "x")
+        found = await face.Sandbox.list(tags=[tag], engine=face.engine)
         assert {sandbox.sandbox_id for sandbox in found} == {one.sandbox_id, two.sandbox_id}
         (only,) = await session.list(tags=["x"])
         assert only.sandbox_id == one.sandbox_id

@@ -151,7 +151,7 @@ class Held:
         records.write(f"{self.path}/record.json", self.record, durable=True)
         if self.job["shift_ids"]:
             self.supervisor.next_slot += 1
-            self._slot = ids.take_slot(f"{self.supervisor.home}/slots", self.supervisor.next_slot)
+            self._slot = ids.take_slot(ids.slot_directory(self.supervisor.home), self.supervisor.next_slot)
             if self._slot is None:
                 raise LaunchError("exhausted", "every range of user ids is taken by a running sandbox")
         limits = self.job["limits"]

@@ -12,6 +12,7 @@ import os
 FIRST_ID = 1879048192
 IDS = 65536
 SLOTS = 4096
+MACHINE_SLOTS = "/run/aviato-slots"
 
 
 def sub_ranges(path: str, names: tuple[str, ...]) -> list[tuple[int, int]]:
@@ -52,6 +53,17 @@ class Slot:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def slot_directory(home: str) -> str:
+    """Return where slots are locked: as root in one place for the whole machine, whatever the state directory is."""
+    if os.getuid() == 0:
+        try:
+            os.makedirs(MACHINE_SLOTS, mode=0o700, exist_ok=True)
+        except OSError:
+            return f"{home}/slots"
+        return MACHINE_SLOTS
+    return f"{home}/slots"
 
 
 def take_slot(directory: str, hint: int) -> Slot | None:

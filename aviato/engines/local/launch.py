@@ -113,9 +113,10 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
         _as_root(job, base)
     else:
         _as_user(job)
-    for name, value in USER_LIMITS.items():
-        with contextlib.suppress(OSError), open(f"/proc/sys/user/{name}", "w", encoding="ascii") as file:
-            file.write(str(value))
+    with _Step("namespace limits"):
+        for name, value in USER_LIMITS.items():
+            if os.path.exists(f"/proc/sys/user/{name}"):  # an older kernel lacks some, and then has nothing to limit
+                _write(f"/proc/sys/user/{name}", str(value))
     with _Step("limits"):
         for name, value in job["rlimits"].items():
             _limit(getattr(resource, f"RLIMIT_{name}"), value)

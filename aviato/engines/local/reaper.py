@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import socket
 import time
 from typing import Any
 
@@ -130,4 +132,39 @@ def prune(home: str, *, dry_run: bool = False) -> list[str]:
             if not dry_run:
                 records.remove(place)
             os.close(lock)
+    removed += _prune_supervisors(home, dry_run=dry_run)
     return removed
+
+
+def _prune_supervisors(home: str, *, dry_run: bool) -> list[str]:
+    """Remove the sockets of supervisors that are gone and, when none is left, what they shared."""
+    folder = f"{home}/supervisors"
+    gone, alive = [], False
+    for name in sorted(os.listdir(folder) if os.path.isdir(folder) else ()):
+        if name.endswith(".sock"):
+            if _answers(folder, name):
+                alive = True
+            else:
+                gone.append(name)
+    if not alive:
+        gone += sorted(name for name in os.listdir(folder) if name.startswith("etc-")) if os.path.isdir(folder) else []
+    if not dry_run:
+        for name in gone:
+            if name.endswith(".sock"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/{name}")
+            else:
+                shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
+    return [name for name in gone if name.endswith(".sock")]
+
+
+def _answers(folder: str, name: str) -> bool:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(f"/proc/self/fd/{fd}/{name}")
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

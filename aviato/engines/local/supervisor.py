@@ -96,7 +96,7 @@ class Client:
             return
         *lines, self.received = self.received.split(b"\n")
         for line in lines:
-            self.supervisor.handle(self, json.loads(line))
+            self.supervisor.handle(self, line)
             if self.sock.fileno() < 0:
                 return
 
@@ -173,15 +173,20 @@ class Supervisor:
         times = [held.next_deadline for held in self.held.values() if held.next_deadline is not None]
         return max(0.0, min(times) - time.monotonic()) + 0.001 if times else None
 
-    def handle(self, client: Client, message: dict[str, Any]) -> None:
-        """Do what one message asks."""
-        number = message.get("n")
+    def handle(self, client: Client, line: bytes) -> None:
+        """Do what one message asks; a client that talks nonsense is told so, and nobody else is disturbed."""
+        number = None
         try:
+            message = json.loads(line)
+            number = message["n"]
             answer = getattr(self, f"op_{message['op']}")(client, message)
         except LaunchError as error:
             client.send({"n": number, "error": error.as_message()})
         except OSError as error:
             client.send({"n": number, "error": {"kind": "os", "errno": error.errno, "message": str(error)}})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            print(f"a message that makes no sense: {error!r}: {line[:200]!r}", file=sys.stderr)  # noqa: T201 - its log
+            client.send({"n": number, "error": {"kind": "protocol", "message": f"no sense in the message: {error!r}"}})
         else:
             if answer is not None:
                 client.send({"n": number, "record": answer})

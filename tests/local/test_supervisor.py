@@ -1,0 +1,60 @@
+"""The supervisor and its clients: nonsense disturbs nobody, and what dead ones left is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+
+from aviato import aio
+from aviato.engines.local import ids, reaper
+from tests.helpers.local import home
+from tests.local.support import record_of
+
+Session = Callable[..., aio.Session]
+
+
+async def test_nonsense_on_the_socket_disturbs_nobody(local: Session) -> None:
+    """Whatever a client of the same user says, it gets an error or is hung up on, and sandboxes go on."""
+    async with local() as session:
+        sandbox = session.sandbox()
+        await sandbox
+        token = record_of(sandbox.sandbox_id)["supervisor"]["token"]
+        lines = [
+            b"not json",
+            b"[]",
+            b"{}",
+            b'{"n": 1, "op": "no_such"}',
+            b'{"n": 1, "op": "get"}',
+            b'{"n": 1, "op": "get", "id": "../../etc"}',
+            b'{"n": 1, "op": "launch", "job": {}}',
+            b'{"n": 1, "op": "stop", "id": 5, "grace": "x"}',
+            b"[" * 100_000,
+        ]
+        for line in lines:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(str(home() / "supervisors" / f"{token}.sock"))
+                client.sendall(line + b"\n")
+                assert "error" in json.loads(client.makefile("rb").readline())
+        assert (await sandbox.exec(["echo", "undisturbed"])).stdout == "undisturbed\n"
+
+
+def test_prune_removes_the_sockets_of_dead_supervisors() -> None:
+    """A socket that nobody answers on goes, and only when asked to."""
+    folder = home() / "supervisors"
+    folder.mkdir(parents=True, exist_ok=True)
+    dead = folder / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(dead))
+    assert "dead.sock" in reaper.prune(str(home()), dry_run=True)
+    assert dead.exists()
+    assert "dead.sock" in reaper.prune(str(home()))
+    assert not dead.exists()
+
+
+def test_slots_of_root_are_one_set_for_the_machine() -> None:
+    """Two state directories never hand out the same range of ids."""
+    one, two = ids.slot_directory("/home/one"), ids.slot_directory("/home/two")
+    assert (one == two) is (os.getuid() == 0)
