@@ -310,6 +310,10 @@ class Channel:
             if self._replies.pop(stream, None) is not None:
                 self.forget(stream, ended=False)
 
+    async def wait_closed(self) -> None:
+        """Wait until it is `closed`: whatever the agent said before its end has been handed on."""
+        await self._ended.wait()
+
     async def close(self) -> None:
         """Drop the connection; commands still open are lost to this side and go on in the sandbox. Idempotent."""
         message = f"the connection to sandbox {self.sandbox_id} was closed"

@@ -376,10 +376,17 @@ class Life:
         self.observe(attrs.evolve(self.info, status=SandboxStatus.TERMINATING))
 
     async def _leave(self) -> None:
-        """Let the connection go once all that was on its way has been read: the channel then asks for a new one."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_NEWS_SECONDS):
-                await self._drained.wait()
+        """Let the connection go once all that was on its way has been read.
+
+        That is when the agent has said goodbye, or the channel asks for a new connection.
+        """
+        channel = self._channel
+        if channel is not None:
+            waits = [self.loop.create_task(self._drained.wait()), self.loop.create_task(channel.wait_closed())]
+            await asyncio.wait(waits, timeout=END_NEWS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
         await self._close_channel()
 
     @property

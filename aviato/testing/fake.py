@@ -226,7 +226,7 @@ class FakeEngine(Engine):
         info = sandbox.info
         if info.exit_reason is ExitReason.LOST:
             raise SandboxLostError(f"sandbox {sandbox_id} was lost: {info.message}", sandbox_id=sandbox_id)
-        if info.status.is_terminal or sandbox.ending is not None:
+        if info.status.is_terminal:
             raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
         self._join(sandbox)
         self.faults.after("connect")
