@@ -159,6 +159,22 @@ def _hosts(value: Iterable[str]) -> tuple[str, ...]:
     return validation.strings("network.allow_hosts", value)
 
 
+def _known_egress(_instance: object, _attribute: object, value: object) -> None:
+    if value not in ("none", "internet"):
+        raise ValueError(f'network.egress_mode must be "none" or "internet", got {value!r}')
+
+
+def _known_ingress(_instance: object, _attribute: object, value: object) -> None:
+    if value not in ("none", "public"):
+        raise ValueError(f'network.ingress_mode must be "none" or "public", got {value!r}')
+
+
+def _real_ports(_instance: object, _attribute: object, value: tuple[object, ...]) -> None:
+    for port in value:
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:  # noqa: PLR2004
+            raise ValueError(f"network.exposed_ports must be ports from 1 to 65535, got {port!r}")
+
+
 @attrs.frozen
 class NetworkOptions:
     """What a sandbox may reach and who may reach it; the default is no network at all.
@@ -170,26 +186,10 @@ class NetworkOptions:
         allow_hosts: Host names to which egress is restricted; empty means all that `egress_mode` allows.
     """
 
-    egress_mode: str = attrs.field(default="none")
-    ingress_mode: str = attrs.field(default="none")
-    exposed_ports: tuple[int, ...] = attrs.field(default=(), converter=_as_tuple)
+    egress_mode: str = attrs.field(default="none", validator=_known_egress)
+    ingress_mode: str = attrs.field(default="none", validator=_known_ingress)
+    exposed_ports: tuple[int, ...] = attrs.field(default=(), converter=_as_tuple, validator=_real_ports)
     allow_hosts: tuple[str, ...] = attrs.field(default=(), converter=_hosts)
-
-    @egress_mode.validator
-    def _known_egress(self, _attribute: object, value: object) -> None:
-        if value not in ("none", "internet"):
-            raise ValueError(f'network.egress_mode must be "none" or "internet", got {value!r}')
-
-    @ingress_mode.validator
-    def _known_ingress(self, _attribute: object, value: object) -> None:
-        if value not in ("none", "public"):
-            raise ValueError(f'network.ingress_mode must be "none" or "public", got {value!r}')
-
-    @exposed_ports.validator
-    def _real_ports(self, _attribute: object, value: tuple[object, ...]) -> None:
-        for port in value:
-            if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:  # noqa: PLR2004
-                raise ValueError(f"network.exposed_ports must be ports from 1 to 65535, got {port!r}")
 
     @classmethod
     def coerce(cls, value: NetworkOptions | Mapping[str, Any] | None) -> NetworkOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from aviato.aio import _facade as facade
 from aviato.exceptions import SandboxExecutionError
@@ -144,7 +144,8 @@ class StreamReader(Generic[T]):
         Raises:
             OutputLostError: Output beyond `max_output_bytes` passed before the reading began.
         """
-        return self._empty.join([item async for item in self])
+        items: builtins.list[Any] = [item async for item in self]
+        return self._empty.join(items)
 
     async def close(self) -> None:
         """Stop reading: iteration ends and nothing waits for this reader any more.

@@ -39,7 +39,8 @@ class Face:
         """Wait for values."""
         if self.name == "aio":
             return await aio.results(refs)
-        return await asyncio.to_thread(aviato.results, refs)
+        function: Any = self._module.results
+        return await asyncio.to_thread(function, refs)
 
     async def wait(self, waitables: Any, **options: Any) -> Any:
         """Wait for some of several."""

@@ -143,7 +143,10 @@ def far_address() -> Iterator[str]:
         ip("link", "set", peer, "up")
         ip("-n", name, "addr", "add", "10.213.7.2/24", "dev", "far0")
         ip("-n", name, "link", "set", "far0", "up")
-        program = "import socket; s = socket.create_server(('10.213.7.2', 8080)); print('up', flush=True)\nwhile True: s.accept()[0].sendall(b'far away')"
+        program = (
+            "import socket; s = socket.create_server(('10.213.7.2', 8080)); print('up', flush=True)\n"
+            "while True: s.accept()[0].sendall(b'far away')"
+        )
         command = ["ip", "netns", "exec", name, sys.executable, "-c", program]
         server = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert server.stdout is not None

@@ -88,15 +88,16 @@ def describe(  # noqa: C901, PLR0911 - a table of kinds, each with its own answe
         return ["import", value.__name__, ""]
     if isinstance(value, enum.Enum) and value.name is not None:
         return ["attribute", part(kind), value.name]
+    thing: Any = value  # its kind is known by identity, which says nothing to a type checker
     if kind is re.Pattern:
-        return ["call", ["import", "re", "compile"], [_literal(value.pattern, where), _literal(value.flags, where)]]
+        return ["call", ["import", "re", "compile"], [_literal(thing.pattern, where), _literal(thing.flags, where)]]
     if isinstance(value, pathlib.PurePath) and is_installed(kind.__module__):
         public = next(cls for cls in kind.__mro__ if hasattr(pathlib, cls.__name__))
         return ["call", ["import", "pathlib", public.__name__], [_literal(str(value), where)]]
     if kind is logging.Logger:
         return ["call", ["import", "logging", "getLogger"], [_literal(value.name, where)]]
-    if kind is functools.partial and not value.keywords:
-        return ["call", ["import", "functools", "partial"], [part(value.func), *map(part, value.args)]]
+    if kind is functools.partial and not thing.keywords:
+        return ["call", ["import", "functools", "partial"], [part(thing.func), *map(part, thing.args)]]
     return None
 
 

@@ -202,10 +202,7 @@ def _rlimits(disk: int, limits: Mapping[str, Any], isolation: Isolation, *, is_r
 
 def _tree(image: ResolvedImage, etc_copy: str, python: str, *, nameserver: str | None) -> dict[str, Any]:
     prefix = str(Path(sys.base_prefix).resolve())
-    if image.root is not None:
-        tree = _image_tree(image.root, prefix, python)
-    else:
-        tree = _host_tree(etc_copy, prefix, python)
+    tree = _image_tree(image.root, prefix, python) if image.root is not None else _host_tree(etc_copy, prefix, python)
     if nameserver is not None:
         tree["files"]["/etc/resolv.conf"] = f"nameserver {nameserver}\n"
     return tree
@@ -257,7 +254,7 @@ def _libraries() -> tuple[str, list[str]]:
         CapabilityError: There is no loader: the interpreter is linked statically.
     """
     loader, folders = None, []
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123 - strings as elsewhere here
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         paths = dict.fromkeys(line.split(maxsplit=5)[5].strip() for line in file if "/" in line)
     for path in paths:
         name = os.path.basename(path)

@@ -1,9 +1,9 @@
 """A way out for a sandbox: slirp4netns, a TCP/IP stack of its own in a process of ours.
 
-The sandbox's network namespace gets an interface whose traffic slirp4netns carries with ordinary sockets. What must not be
-reached that way is made unreachable by routes inside the namespace, which nobody in there may change: the
-link-local range 169.254.0.0/16, where clouds keep their credentials, and every address of this machine. Its loopback is refused
-by slirp4netns itself. All of this is in place before the agent starts: bubblewrap waits for it.
+The sandbox's network namespace gets an interface whose traffic slirp4netns carries with ordinary sockets. What must
+not be reached that way is made unreachable by routes inside the namespace, which nobody in there may change: the
+link-local range 169.254.0.0/16, where clouds keep their credentials, and every address of this machine. Its loopback
+is refused by slirp4netns itself. All of this is in place before the agent starts: bubblewrap waits for it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def why_not(program: str | None) -> str | None:
 def host_addresses() -> list[str]:
     """List this machine's own IPv4 addresses, its loopback left out."""
     found, last = [], ""
-    with open("/proc/net/fib_trie", encoding="ascii") as file:  # noqa: PTH123 - the supervisor does without pathlib
+    with open("/proc/net/fib_trie", encoding="ascii") as file:
         for line in file:
             words = line.split()
             if words[:1] in (["|--"], ["+--"]):

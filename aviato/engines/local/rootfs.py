@@ -23,7 +23,7 @@ from aviato.engines.local.syscalls import (
     open_in_root,
 )
 
-STAGE = "/tmp"  # noqa: S108 - a mount point in a private namespace, which bubblewrap needs as well
+STAGE = "/tmp"
 ROOT = f"{STAGE}/root"
 SHARED_MEMORY = f"{STAGE}/shm"
 _LENT = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV
@@ -96,7 +96,7 @@ def _overlay(
             clone_mount(lower, cloned, _LENT, namespace)
             lower = cloned
         except OSError:
-            # A file system without id-mapped mounts: what is lent then belongs to nobody inside, and cannot be changed there.
+            # A file system without id-mapped mounts: what is lent belongs to nobody inside, and cannot be changed.
             os.rmdir(cloned)
     else:
         options += ",userxattr"

@@ -63,6 +63,7 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes, `b""` at the end."""
+        ...
 
 
 class Source:
