@@ -46,7 +46,8 @@ class Face:
         """Wait for some of several."""
         if self.name == "aio":
             return await aio.wait(waitables, **options)
-        return await asyncio.to_thread(aviato.wait, waitables, **options)
+        function: Any = self._module.wait
+        return await asyncio.to_thread(function, waitables, **options)
 
     async def as_completed(self, waitables: Any) -> AsyncIterator[Any]:
         """Iterate by completion."""
