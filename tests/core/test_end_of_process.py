@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,13 @@ from aviato import aio
 
 
 @pytest.fixture(autouse=True)
-def _local() -> Iterator[None]:
+def _home_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give the programs a state directory of their own, in which nothing is left."""
     require_local()
-    yield
-    assert sandboxes_alive() == []
+    with tempfile.TemporaryDirectory(prefix="aviato-") as directory:
+        monkeypatch.setenv("AVIATO_HOME", directory)
+        yield
+        assert sandboxes_alive() == []
 
 
 def start(program: str) -> subprocess.Popen[str]:
