@@ -390,6 +390,11 @@ class Life:
         await self._close_channel()
 
     @property
+    def is_settled(self) -> bool:
+        """True when it has ended and somebody has been told if that was a failure."""
+        return self.ended.is_set() and (self.failure is None or self.failure_seen)
+
+    @property
     def is_leaving(self) -> bool:
         """True while something is still held of a sandbox that has ended."""
         return self._leaving is not None and not self._leaving.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import sys
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -541,7 +542,7 @@ class Sandbox:
 
     def __del__(self) -> None:
         life = getattr(self, "_life", None)
-        if life is None or not self._owner or not life.started or life.info.status.is_terminal:
+        if life is None or sys.is_finalizing() or not self._owner or not life.started or life.info.status.is_terminal:
             return
         if life.info.detached or life.tracked or not life.is_own_process():
             return

@@ -81,7 +81,8 @@ class Session:
     @property
     def sandbox_count(self) -> int:
         """Number of sandboxes tracked; one less when one is stopped or ends."""
-        return len(self._sandboxes)
+        lives = [sandbox._life for sandbox in self._sandboxes.values()]  # noqa: SLF001 - sessions own sandboxes
+        return sum(not life.is_settled for life in lives)
 
     def _check_open(self) -> None:
         _fork.check(self._generation, "this session")

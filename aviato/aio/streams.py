@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
@@ -47,6 +48,8 @@ class _Iterator(Generic[T]):
         return await self._reader._next()  # noqa: SLF001 - the reader's own iterator
 
     def __del__(self) -> None:
+        if sys.is_finalizing():
+            return
         self._reader._hold(-1)  # noqa: SLF001 - the reader's own iterator
 
 
