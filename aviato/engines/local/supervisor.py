@@ -34,6 +34,7 @@ from aviato.engines.local.held import Held, LaunchError
 LARGEST_LINE = 8 << 20
 RETAINED = 256
 IDLE_EXIT_SECONDS = 0.0
+_TERMINAL = ("completed", "failed", "terminated")
 
 
 class Client:
@@ -126,6 +127,7 @@ class Supervisor:
         self.clients: set[Client] = set()
         self.owner: Client | None = Client(self, owner, owner=True)
         self.clients.add(self.owner)
+        self.goodbyes: list[tuple[Client, int, set[str]]] = []
         self.next_slot = os.getpid()
         self.address = f"{home}/supervisors/{token}.sock"
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -273,17 +275,29 @@ class Supervisor:
         return {}
 
     def op_bye(self, client: Client, message: dict[str, Any]) -> None:
-        """End the attached sandboxes of the owner now; the connection's end is the answer."""
+        """End the attached sandboxes of the owner now; the answer follows when nothing of them runs."""
+        ending = {held.id for held in self.held.values() if not held.detached}
+        self.goodbyes.append((client, message["n"], ending))
         for held in list(self.held.values()):
             if not held.detached:
                 held.stop(message.get("grace", 0.0), "stopped")
-        client.send({"n": message["n"], "record": {"count": len(self.held)}})
+        self._answer_goodbyes()
+
+    def _answer_goodbyes(self) -> None:
+        for entry in list(self.goodbyes):
+            client, number, ending = entry
+            ending &= self.held.keys()
+            if not ending:
+                self.goodbyes.remove(entry)
+                client.send({"n": number, "record": {"count": len(self.held)}})
 
     def changed(self, record: dict[str, Any]) -> None:
         """Tell those who are concerned of a change."""
         for client in list(self.clients):
-            if record["id"] in client.attached:
+            if record["id"] in client.attached or record["id"] in client.followed:
                 client.send({"event": "status", "record": record})
+            if record["status"] in _TERMINAL:
+                client.followed.discard(record["id"])
 
     def log_grew(self, sandbox_id: str) -> None:
         """Tell those who follow."""
@@ -294,8 +308,7 @@ class Supervisor:
     def over(self, held: Held) -> None:
         """Keep what is known of a sandbox that has ended, or remove it when nobody can ask any more."""
         self.held.pop(held.id, None)
-        for client in self.clients:
-            client.followed.discard(held.id)
+        self._answer_goodbyes()
         if held.detached:
             return
         self.ended[held.id] = held.record
@@ -311,6 +324,7 @@ class Supervisor:
     def client_gone(self, client: Client) -> None:
         """Start the clocks of sandboxes that nobody is connected to."""
         self.clients.discard(client)
+        self.goodbyes = [entry for entry in self.goodbyes if entry[0] is not client]
         if client is self.owner:
             self.owner = None
             for sandbox_id in list(self.ended):
