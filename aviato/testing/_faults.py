@@ -60,7 +60,7 @@ class Faults:
         Raises:
             SandboxNotFoundError: There is none of this id.
         """
-        self._machine.find(sandbox_id).crash()
+        self._machine.on_loop(self._machine.find(sandbox_id).crash)
         self.fired["crash"] += 1
 
     def drop_connection(self, sandbox_id: str) -> int:
@@ -69,7 +69,7 @@ class Faults:
         Raises:
             SandboxNotFoundError: There is none of this id.
         """
-        count = self._machine.find(sandbox_id).agent.drop_connections()
+        count = self._machine.on_loop(self._machine.find(sandbox_id).agent.drop_connections)
         self.fired["drop_connection"] += count
         return count
 

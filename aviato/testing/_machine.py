@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import errno
 import posixpath
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -25,6 +26,7 @@ from aviato.testing._streams import Open, OpenNode, Sink
 if TYPE_CHECKING:
     from aviato.testing.fake import FakeEngine
 
+T = TypeVar("T")
 DEFAULT_IMAGE = "python:3.11"
 ORPHAN_SECONDS = 2.0
 LOG_BYTES = 4 << 20
@@ -294,6 +296,26 @@ class FakeMachine:
             for name in running:
                 self.sandboxes[name].end_without_loop()
         self._loop = loop
+
+    def on_loop(self, action: Callable[[], T]) -> T:
+        """Do something on the event loop of the sandboxes, from whatever thread, and give what it returns."""
+        loop = self._loop
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if loop is None or here is loop or not loop.is_running():
+            return action()
+        outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def act() -> None:
+            try:
+                outcome.set_result(action())
+            except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+                outcome.set_exception(error)
+
+        loop.call_soon_threadsafe(act)
+        return outcome.result()
 
     def find(self, sandbox_id: str) -> FakeSandbox:
         """Look a sandbox up.
