@@ -21,6 +21,7 @@ and pipes will do; the position of a memory file is left alone, so one serves an
 `idle_ms`           likewise, while no command and no transfer runs (the main command does not count)
 `orphan_ms`         likewise, while no client is connected
 `max_processes`     most commands and transfers open at a time; 0: 1024
+`memory_bytes`      most resident memory of all commands together, held by killing the biggest; 0: no such limit
 `hidden`            bytes: a directory to close (mode 0) once the agent has loaded all it needs; empty: none
 `keep_capabilities` bool: commands may keep what capabilities the agent has; default: none of them keeps any
 ==================  =================================================================================================
@@ -46,6 +47,7 @@ MODULES = (
     "payload_start",
     "payload_files",
     "payload_connection",
+    "payload_watchdog",
     "payload",
 )
 _PACKAGE = "aviato.agent."

@@ -94,6 +94,7 @@ from aviato.agent.payload_files import (
 from aviato.agent.payload_connection import (
     Connection,
 )
+from aviato.agent.payload_watchdog import Watchdog
 
 
 class Agent:
@@ -554,6 +555,8 @@ class Agent:
         if self.config.get("lifetime_ms"):
             self.extend(self.config["lifetime_ms"])
         self.touch()
+        if self.config.get("memory_bytes"):
+            Watchdog(self, self.config["memory_bytes"]).look()
         if self.config.get("hidden"):
             posix.chmod(self.config["hidden"], 0)
         if self.config.get("main"):

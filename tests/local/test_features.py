@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from aviato import aio
-from aviato.engines.local import network
+from aviato.engines.local import ids, network
 from aviato.exceptions import AviatoError, CapabilityError
 from aviato.models import ExitReason
 
@@ -99,7 +99,7 @@ async def test_a_user_can_be_chosen_where_there_are_several(local: Session) -> N
     """As root a command runs as another user of the sandbox, without any capability; as a user that is refused."""
     async with local() as session:
         sandbox = session.sandbox()
-        if os.getuid() == 0:
+        if os.getuid() == 0 or ids.subordinate() is not None:
             result = await sandbox.exec(["sh", "-c", "id -u; grep CapEff /proc/self/status"], user="nobody")
             assert result.stdout.split() == ["65534", "CapEff:", "0" * 16]
             assert (await sandbox.exec(["id", "-u"], user=1234)).stdout == "1234\n"
@@ -123,6 +123,30 @@ async def test_a_lifetime_can_be_extended(local: Session) -> None:
         sandbox = session.sandbox()
         await sandbox.extend_lifetime(60)
         assert (await sandbox.exec(["sleep", "2"])).returncode == 0
+
+
+async def test_the_memory_of_several_processes_together_is_limited(local: Session) -> None:
+    """Each stays below the limit, all together do not: some are killed, by the group or by the agent."""
+    program = """
+import os, signal, time
+children = []
+for _ in range(6):
+    pid = os.fork()
+    if pid == 0:
+        kept = b"x" * (48 << 20)
+        signal.pause()
+    children.append(pid)
+pid, status = os.wait()
+print("killed", os.WTERMSIG(status))
+for child in children:
+    if child != pid:
+        os.kill(child, 9)
+"""
+    async with local(resources={"memory": "160Mi", "disk": "16Mi"}) as session:
+        sandbox = session.sandbox()
+        result = await sandbox.exec(["python3", "-c", program], timeout_seconds=50)
+        assert result.stdout == "killed 9\n" or result.returncode == 137, result
+        assert (await sandbox.exec(["true"])).returncode == 0
 
 
 @pytest.fixture

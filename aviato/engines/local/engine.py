@@ -19,7 +19,7 @@ from typing import Any
 
 from aviato import settings
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
-from aviato.engines.local import network, reaper, records
+from aviato.engines.local import ids, network, reaper, records
 from aviato.engines.local.connection import SupervisorConnection
 from aviato.engines.local.held import LOG_HEADER
 from aviato.engines.local.jobs import describe, make_job
@@ -69,7 +69,7 @@ class LocalEngine(Engine):
             ports=False,
             volumes=False,
             secrets=False,
-            users=os.getuid() == 0,
+            users=os.getuid() == 0 or ids.subordinate() is not None,
         )
 
     async def create(self, spec: SandboxSpec) -> SandboxInfo:

@@ -189,7 +189,7 @@ class Held:
         child_fds["code"] = Held.code_fd
         child_fds["config"] = memory_file("aviato-config", marshal.dumps(config))
         child_fds["seccomp"] = memory_file("aviato-seccomp", seccomp.build(MACHINE))
-        job = dict(self.job, supervisor=os.getpid(), content_fd=content, users=self.job["shift_ids"])
+        job = dict(self.job, supervisor=os.getpid(), content_fd=content, users=self.job["several_users"])
         loader = bootstrap.loader_argv(self.job["python"], child_fds["code"], child_fds["config"])
         job["agent_argv"] = self.job["loader"] + loader
         pid = os.fork()
@@ -248,6 +248,7 @@ class Held:
             "lifetime_ms": 0,
             "idle_ms": round(agent["idle"] * 1000),
             "orphan_ms": 0,
+            "memory_bytes": 0 if "memory" in self.supervisor.layout.controllers else self.job["limits"]["memory"],
             "hidden": encode(self.job["hidden"]),
         }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import shutil
 
 FIRST_ID = 1879048192
 IDS = 65536
@@ -53,6 +55,24 @@ class Slot:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def subordinate() -> dict[str, str | int] | None:
+    """Return an ordinary user's range of subordinate ids and the programs that map it, None where either is missing."""
+    programs = {name: shutil.which(name, path="/usr/local/bin:/usr/bin:/bin") for name in ("newuidmap", "newgidmap")}
+    names = (str(os.getuid()), _user_name())
+    ranges = [sub_ranges(f"/etc/sub{kind}", names) for kind in ("uid", "gid")]
+    firsts = [next((first for first, count in found if count >= IDS - 1), None) for found in ranges]
+    if None in firsts or None in programs.values():
+        return None
+    return {"uid": firsts[0] or 0, "gid": firsts[1] or 0, **{name: path or "" for name, path in programs.items()}}
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return ""
 
 
 def slot_directory(home: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import cattrs
 
 from aviato.engines.base import SandboxSpec
-from aviato.engines.local import etc, network, records
+from aviato.engines.local import etc, ids, network, records
 from aviato.engines.local.cgroups import find_layout
 from aviato.engines.local.images import ImageStore, ResolvedImage
 from aviato.engines.local.seccomp import ARCHITECTURES
@@ -75,10 +75,12 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
     limits, isolation = _limits(spec.resources, is_root=is_root)
     connected = spec.network.egress_mode == "internet"
     disk = spec.resources.disk_bytes or DISK_BYTES
-    if spec.user is not None and not is_root and spec.user not in ("0", "root"):
+    subordinate = None if is_root else ids.subordinate()
+    several = is_root or subordinate is not None
+    if spec.user is not None and not several and spec.user not in {"0", "root"}:
         raise CapabilityError(
-            f"user={spec.user!r}: an ordinary user's sandboxes have one user only",
-            hint="Leave user out, or run as root.",
+            f"user={spec.user!r}: sandboxes of this user have one user only",
+            hint="Give it subordinate ids (usermod --add-subuids; apt-get install uidmap), or run as root.",
         )
     mounted, content = _mounted(spec)
     image = ImageStore(home).resolve(spec.image or DEFAULT_IMAGE)
@@ -95,6 +97,8 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
         "id": spec.sandbox_id,
         "bwrap": bwrap,
         "shift_ids": is_root,
+        "subordinate": subordinate,
+        "several_users": several,
         "disk_bytes": disk,
         "inodes": max(4096, disk // BYTES_PER_INODE),
         "limits": limits,

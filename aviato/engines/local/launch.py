@@ -189,18 +189,59 @@ def _as_root(job: dict[str, Any], base: int) -> None:
 
 
 def _as_user(job: dict[str, Any]) -> None:
-    """Map the user to the sandbox's root, and build the tree as that."""
-    uid, gid = os.getuid(), os.getgid()
+    """Map the user to the sandbox's root, with a range of subordinate ids where there is one, and build the tree."""
     with _Step("user namespace"):
-        unshare(CLONE_NEWUSER | CLONE_NEWNS)
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"0 {uid} 1")
-        _write("/proc/self/gid_map", f"0 {gid} 1")
+        if job["subordinate"] is None:
+            uid, gid = os.getuid(), os.getgid()
+            unshare(CLONE_NEWUSER | CLONE_NEWNS)
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/uid_map", f"0 {uid} 1")
+            _write("/proc/self/gid_map", f"0 {gid} 1")
+        else:
+            _map_range(job["subordinate"])
     with _Step("mount namespace"):
         mount("none", "/", flags=MS_REC | MS_PRIVATE)
     sources = _open_sources(job)
     with _Step("root file system"):
         rootfs.build(job, sources, None, -1)
+
+
+def _map_range(subordinate: dict[str, Any]) -> None:
+    """Enter a user namespace whose ids a helper maps from outside, with newuidmap and newgidmap.
+
+    Raises:
+        OSError: One of them refused.
+    """
+    me = os.getpid()
+    ready_read, ready_write = os.pipe()
+    done_read, done_write = os.pipe()
+    uid, gid = os.getuid(), os.getgid()
+    helper = os.fork()
+    if helper == 0:
+        os.close(ready_write)
+        os.close(done_read)
+        os.read(ready_read, 1)
+        for program, own, first in (("newuidmap", uid, subordinate["uid"]), ("newgidmap", gid, subordinate["gid"])):
+            argv = [program, str(me), "0", str(own), "1", "1", str(first), str(IDS - 1)]
+            if os.waitstatus_to_exitcode(os.waitpid(_spawn(subordinate[program], argv), 0)[1]) != 0:
+                os.write(done_write, f"{program} refused the range from {first}".encode())
+                os._exit(1)
+        os.write(done_write, b"ok")
+        os._exit(0)
+    os.close(ready_read)
+    os.close(done_write)
+    unshare(CLONE_NEWUSER | CLONE_NEWNS)
+    os.write(ready_write, b"x")
+    answer = os.read(done_read, 4096)
+    os.waitpid(helper, 0)
+    if answer != b"ok":
+        raise OSError(1, answer.decode(errors="replace"))
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _spawn(program: str, argv: list[str]) -> int:
+    return os.posix_spawn(program, argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
 
 
 def _write(path: str, text: str) -> None:
