@@ -149,6 +149,15 @@ for child in children:
         assert (await sandbox.exec(["true"])).returncode == 0
 
 
+async def test_directories_that_are_named_are_there(local: Session) -> None:
+    """working_dir and temp_dir are made where they are missing, and places of the kernel are refused."""
+    async with local(working_dir="/deep/work", temp_dir="/scratch") as session:
+        text = await _out(session.sandbox(), "pwd; echo $TMPDIR; touch x $TMPDIR/y && echo written")
+        assert text.split() == ["/deep/work", "/scratch", "written"]
+        with pytest.raises(CapabilityError, match="working_dir"):
+            await session.sandbox(working_dir="/proc/x")
+
+
 @pytest.fixture
 def far_address() -> Iterator[str]:
     """An address that is not this machine's own, served by a host in a network namespace of the test's."""

@@ -104,6 +104,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
         "limits": limits,
         "rlimits": _rlimits(disk, limits, isolation, is_root=is_root),
         "mounted": mounted,
+        "directories": _directories(spec),
         "uplink": network.find_program() if connected else None,
         **_tree(image, etc_copy, python, nameserver=network.NAMESERVER if connected else None),
         "agent": {
@@ -273,12 +274,34 @@ def _libraries() -> tuple[str, list[str]]:
     return loader, folders
 
 
+def _directories(spec: SandboxSpec) -> dict[str, int]:
+    """Name the directories that are made where they are missing, with their modes."""
+    wanted = {_place("temp_dir", spec.temp_dir): 0o1777}
+    if spec.working_dir is not None:
+        wanted.setdefault(_place("working_dir", spec.working_dir), 0o755)
+    return {path: mode for path, mode in wanted.items() if path != "/"}
+
+
+def _place(name: str, path: str) -> str:
+    """Take a place in the sandbox's tree that may be made.
+
+    Raises:
+        CapabilityError: It is one that belongs to the kernel.
+    """
+    clean = os.path.normpath(path)
+    if clean.startswith("//"):
+        clean = clean[1:]
+    if clean.startswith(("/proc/", "/sys/", "/dev/")) or clean in {"/proc", "/sys", "/dev"}:
+        raise CapabilityError(f"{name}: {path!r} is in a place that belongs to the sandbox itself")
+    return clean
+
+
 def _mounted(spec: SandboxSpec) -> tuple[list[tuple[str, int, int]], list[bytes]]:
     places, content, at = [], [], 0
     for file in spec.mounted_files:
-        path = os.path.normpath(file.path)
-        if path.startswith(("/proc", "/sys", "/dev")) or path == "/":
-            raise CapabilityError(f"mounted_files: {file.path!r} is in a place that belongs to the sandbox itself")
+        path = _place("mounted_files", file.path)
+        if path == "/":
+            raise CapabilityError(f"mounted_files: {file.path!r} is no place for a file")
         places.append((path, at, len(file.content)))
         content.append(file.content)
         at += len(file.content)

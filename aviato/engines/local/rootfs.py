@@ -53,7 +53,7 @@ def build(job: dict[str, Any], sources: dict[str, str], owner: int | None, names
         _overlay(ROOT + place.rstrip("/"), str(number), sources[layer], owner, namespace, _python_folder(job, place))
     root = _Root(owner)
     try:
-        for path, mode in profile.DIRECTORIES.items():
+        for path, mode in {**profile.DIRECTORIES, **job["directories"]}.items():
             root.real_directory(path, mode)
         mount("aviato", root.directory("/sys"), "tmpfs", MS_NODEV | MS_NOSUID | 1, "size=4096,mode=0555")
         for path, target in job["links"].items():
