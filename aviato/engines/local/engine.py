@@ -8,7 +8,6 @@ import contextlib
 import os
 import secrets
 import socket
-import struct
 import subprocess
 import sys
 import warnings
@@ -21,8 +20,8 @@ from aviato import settings
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
 from aviato.engines.local import ids, network, reaper, records
 from aviato.engines.local.connection import SupervisorConnection
-from aviato.engines.local.held import LOG_HEADER
 from aviato.engines.local.jobs import describe, make_job
+from aviato.engines.local.logs import read_log, select_lines
 from aviato.exceptions import (
     ConfigurationError,
     EngineConnectionError,
@@ -305,13 +304,13 @@ class LocalEngine(Engine):
                 with contextlib.suppress(SandboxNotFoundError):
                     await self._responsible(record).request("follow", sandbox_id)
             place = records.directory(self._home, sandbox_id)
-            found, position = await asyncio.to_thread(_read_log, place, None)
-            for item in _select(found, tail_lines, since):
+            found, position = await asyncio.to_thread(read_log, place, None)
+            for item in select_lines(found, tail_lines, since):
                 yield item
             while following:
                 news.clear()
                 following = not describe(await self._living(sandbox_id)).status.is_terminal
-                found, position = await asyncio.to_thread(_read_log, place, position)
+                found, position = await asyncio.to_thread(read_log, place, position)
                 for item in found:
                     yield item
                 if following and not found:
@@ -383,43 +382,3 @@ def _connect(sock: socket.socket, folder: str, name: str) -> None:
         sock.connect(f"/proc/self/fd/{fd}/{name}")
     finally:
         os.close(fd)
-
-
-_Position = tuple[int, int]
-
-
-def _read_log(place: str, position: _Position | None) -> tuple[builtins.list[LogRecord], _Position]:
-    """Read the records after a position, the older file first."""
-    found: builtins.list[LogRecord] = []
-    for name in ("log.1", "log"):
-        try:
-            fd = os.open(f"{place}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        with os.fdopen(fd, "rb") as file:
-            inode = os.fstat(fd).st_ino
-            if position is not None and position[0] == inode:
-                file.seek(position[1])
-                found.clear()
-            at = file.tell()
-            while len(header := file.read(LOG_HEADER.size)) == LOG_HEADER.size:
-                with contextlib.suppress(struct.error):
-                    when, stream, length = LOG_HEADER.unpack(header)
-                    data = file.read(length)
-                    if len(data) < length:
-                        break
-                    at = file.tell()
-                    found.append(LogRecord(when, "stdout" if stream == 1 else "stderr", data))
-            latest = (inode, at)
-    return found, latest if "latest" in locals() else position or (0, 0)
-
-
-def _select(found: builtins.list[LogRecord], tail_lines: int | None, since: float | None) -> builtins.list[LogRecord]:
-    """Cut the records into lines, and keep those asked for."""
-    lines = [
-        LogRecord(record.timestamp, record.stream, piece)
-        for record in found
-        if since is None or record.timestamp > since
-        for piece in record.data.splitlines(keepends=True)
-    ]
-    return lines if tail_lines is None else lines[len(lines) - tail_lines :] if tail_lines < len(lines) else lines
