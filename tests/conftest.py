@@ -8,11 +8,13 @@ import os
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.helpers import left
 from tests.helpers.local import groups_left, require_local, sandboxes_alive, sandboxes_running
 
 
@@ -57,26 +59,49 @@ def engine(request: pytest.FixtureRequest) -> Any:
 _KEPT_THREADS = ("aviato-loop", "aviato-callbacks", "asyncio_", "pytest_timeout", "ThreadPoolExecutor")
 
 
+_kept: Counter[str] = Counter()
+_KEPT_AT_MOST = 8
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Fail a test that leaves a thread, or a sandbox behind."""
+    """Fail a test that leaves a thread, a descriptor, a child process, a mount or a sandbox behind.
+
+    The facade's loop and its engines live on between tests, so they may keep a few descriptors, over all tests.
+    """
     threads = {thread.ident for thread in threading.enumerate()}
+    open_before, children_before = left.descriptors(), set(left.children())
     yield
     gc.collect()
-    left = [t.name for t in threading.enumerate() if t.ident not in threads and not t.name.startswith(_KEPT_THREADS)]
-    assert left == []
+    more = [t.name for t in threading.enumerate() if t.ident not in threads and not t.name.startswith(_KEPT_THREADS)]
+    assert more == []
     assert sandboxes_running() == []
+    left.soon(lambda: left.descriptors() <= open_before, 0.5)
+    growth = left.descriptors() - open_before
+    facade_runs = any(thread.name.startswith("aviato-loop") for thread in threading.enumerate())
+    assert facade_runs or not growth, growth
+    _kept.update(growth)
+    kept, allowed = _kept.total(), _KEPT_AT_MOST
+    if kept > allowed:
+        _kept.subtract(growth)  # one test fails for it, not all that follow
+    assert kept <= allowed, f"left by this test: {dict(growth)}, by those before: {dict(_kept)}"
+    assert left.soon(lambda: set(left.children()) <= children_before), left.children()
+    assert left.mounts() == []
 
 
 @pytest.fixture(autouse=True)
-async def no_task_left() -> Any:
-    """Fail an asynchronous test that leaves a task behind."""
+async def no_task_left(nothing_left: None) -> Any:
+    """Fail an asynchronous test that leaves a task behind.
+
+    Its loop is closed before `nothing_left` looks.
+    """
+    del nothing_left
     yield
     gc.collect()
     await asyncio.sleep(0)
     current = asyncio.current_task()
-    left = [task for task in asyncio.all_tasks() if task is not current and not task.done()]
-    assert [task.get_name() for task in left] == []
+    running = [task for task in asyncio.all_tasks() if task is not current and not task.done()]
+    assert [repr(task) for task in running] == []
 
 
 @pytest.fixture(scope="session", autouse=True)
