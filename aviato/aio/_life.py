@@ -162,8 +162,9 @@ class Life:
             return
         if self.spec is not None:
             undo = self.loop.create_task(self._undo())
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(undo)
+            while not undo.done():  # it has a deadline of its own; to be cancelled meanwhile changes nothing
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(undo)
         stopped = isinstance(error, SandboxTerminatedError)
         if not stopped:  # to be stopped while it starts is no failure of the sandbox
             self.failure = error

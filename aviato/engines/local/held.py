@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aviato.agent import bootstrap
 from aviato.engines.local import ids, launch, records, seccomp
 from aviato.engines.local.cgroups import Group
+from aviato.engines.local.family import kill_with_children
 from aviato.engines.local.network import Uplink
 from aviato.engines.local.syscalls import MACHINE
 
@@ -390,6 +391,8 @@ class Held:
         """End everything at once, without asking anybody."""
         if self.group.paths:
             self.group.kill()
+        if self._init_fd < 0 and self._child_fd >= 0:
+            kill_with_children(self._child)
         for fd in (self._init_fd, self._child_fd):
             if fd >= 0:
                 with contextlib.suppress(OSError):
