@@ -18,13 +18,13 @@ def _amount_of_gpu(value: Any, name: str) -> tuple[int, str | None]:
         kind = validation.text(f"{name}.type", value["type"]) if value.get("type") is not None else None
         value = value.get("count", 1)
     if isinstance(value, str):
-        if not value.strip().isdigit():
+        if not (value.isascii() and value.strip().isdigit()):
             raise ValueError(f'{name} must be a whole number such as 1 or "1", got {value!r}')
         value = int(value)
     return validation.whole_number(name, value), kind
 
 
-@attrs.frozen
+@attrs.frozen(init=False)  # its own __init__, which type checkers see only so
 class Resources:
     """How much of the machine a sandbox may use; None leaves a key to the engine's default.
 
@@ -66,6 +66,9 @@ class Resources:
             ValueError: A quantity is negative or unparsable, or a request is more than its limit.
         """
         flat = {"cpu": cpu, "memory": memory, "gpu": gpu, "disk": disk}
+        for name, nested in (("requests", requests), ("limits", limits)):
+            if nested is not None and not isinstance(nested, Mapping):
+                raise TypeError(f'resources.{name} must be a mapping such as {{"cpu": 1}}, not {nested!r}')
         for key, value in (limits or {}).items():
             validation.known_keywords("resources.limits", [key], flat)
             if flat[key] is not None and flat[key] != value:
@@ -87,7 +90,7 @@ class Resources:
         for key, request, limit in (("cpu", cpu_request, cpu_limit), ("memory", memory_request, memory_limit)):
             if request is not None and limit is not None and request > limit:
                 raise ValueError(f"resources.requests.{key} is {requests[key]!r}, more than the limit {flat[key]!r}")
-        self.__attrs_init__(  # type: ignore[attr-defined]  # attrs makes it where __init__ is our own
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue]  # attrs makes it where __init__ is our own
             cpu_limit,
             memory_limit,
             count,

@@ -86,7 +86,10 @@ def seconds(name: str, value: Any, *, minimum: float = 0.0, above: bool = False)
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or number < minimum or (above and number == minimum):
         bound = "more than" if above else "at least"
         raise ValueError(f"{name} must be {bound} {minimum:g} seconds and finite, got {value!r}")

@@ -337,7 +337,7 @@ def describe(record: Mapping[str, Any]) -> SandboxInfo:
 
 def _resources(value: Mapping[str, Any]) -> Resources:
     made = Resources.__new__(Resources)
-    made.__attrs_init__(**value)  # type: ignore[attr-defined]  # the record has its fields, not its quantities
+    made.__attrs_init__(**value)  # pyright: ignore[reportAttributeAccessIssue]  # the record has its fields, not its quantities
     return made
 
 
