@@ -68,7 +68,10 @@ async def rmdir(ctx: Program, _options: set[str], paths: list[str]) -> int:
 async def ls(ctx: Program, options: set[str], paths: list[str]) -> int:
     """List names, with `-l` mode and size."""
     for path in paths or ["."]:
-        node = ctx.files.node(path, ctx.cwd)
+        try:
+            node = ctx.files.node(path, ctx.cwd)
+        except OSError as error:
+            return await ctx.complain(f"{path}: {error.strerror}", 2)
         items = sorted(node.entries.items()) if node.entries is not None else [(path, node)]
         for name, item in items:
             if name.startswith(".") and not options & {"a", "A"} and node.entries is not None:

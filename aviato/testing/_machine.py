@@ -245,7 +245,6 @@ class FakeSandbox:
             for process in list(self.kernel.processes.values()):
                 for callback in process.on_kill:
                     callback()
-            self.kernel.processes.clear()
             moment = datetime.fromtimestamp(self.machine.clock.time(), UTC)
             self.info = attrs.evolve(
                 self.info, status=SandboxStatus.TERMINATED, exit_reason=ExitReason.STOPPED, ended_at=moment
@@ -258,8 +257,11 @@ class FakeSandbox:
         """
         if grace <= 0:
             self.agent.muted = True
-        self.begin_end(CloseReason.SHUTDOWN, grace)
-        await self.over.wait()
+        if self.info.status.is_terminal:
+            self.kernel.everyone(_SIGKILL)  # what `end_without_loop` may have left
+        else:
+            self.begin_end(CloseReason.SHUTDOWN, grace)
+            await self.over.wait()
         await self.kernel.wind_up()
 
 
@@ -295,6 +297,8 @@ class FakeMachine:
                 raise RuntimeError(f"this FakeEngine belongs to another event loop, on which it runs {running}")
             for name in running:
                 self.sandboxes[name].end_without_loop()
+            for sandbox in self.sandboxes.values():
+                sandbox.kernel.forget()
         self._loop = loop
 
     def on_loop(self, action: Callable[[], T]) -> T:

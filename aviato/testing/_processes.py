@@ -321,6 +321,11 @@ class Kernel:
             if process.group == group:
                 process.signal(number)
 
+    def forget(self) -> None:
+        """Forget processes whose event loop is closed."""
+        self.processes.clear()
+        self.tasks.clear()
+
     async def wind_up(self) -> None:
         """Wait until no coroutine of a process runs any more."""
         tasks = [task for task in self.tasks if task is not asyncio.current_task()]

@@ -14,9 +14,9 @@ KINDS = ("socket:", "pipe:", "anon_inode:[pidfd]", "/memfd:")
 def descriptors() -> Counter[str]:
     """Count the open descriptors that a sandbox's client uses, by kind."""
     found: Counter[str] = Counter()
-    for name in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            target = str(link.readlink())
         except OSError:
             continue
         for kind in KINDS:
