@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import time
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from aviato.agent._link import AgentInfo, Link
@@ -33,7 +34,7 @@ from aviato.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 
 __all__ = ["AgentInfo", "Channel", "ProcessSink", "RemoteProcess"]
 
@@ -242,6 +243,8 @@ class Channel:
             return await upload.finish()
         finally:
             upload.release()
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()  # now, and not when the garbage is collected
 
     def _track(self, transfer: Download | Upload) -> None:
         self._streams[transfer.stream] = transfer

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import select
 import socket
 import time
 from collections.abc import Callable
@@ -172,27 +171,45 @@ class SupervisorConnection:
                 os.close(self._fd)
             self._fd = -1
 
-    def say_goodbye(self, seconds: float) -> bool:
-        """Ask, without a loop, to end all attached sandboxes; True when the supervisor has none any more."""
+
+def connect_in(folder: str, name: str) -> socket.socket:
+    """Connect to a socket in a directory whose path may be longer than an address holds.
+
+    Raises:
+        OSError: There is none, or nobody answers.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = os.dup(self._fd)  # the loop's thread may close its own meanwhile
-        except (OSError, ValueError):
-            return True
-        deadline = time.monotonic() + seconds
-        try:
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
-                sock.setblocking(True)
-                sock.sendall(json.dumps({"op": "bye", "n": 0}).encode() + b"\n")
-                sock.shutdown(socket.SHUT_WR)
-            while (left := deadline - time.monotonic()) > 0:
-                if select.select([fd], [], [], left)[0]:
-                    try:
-                        if not os.read(fd, 65536):
-                            return True
-                    except BlockingIOError:
-                        continue
-                    except OSError:
-                        return True
-            return False
+            sock.connect(f"/proc/self/fd/{fd}/{name}")
         finally:
             os.close(fd)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def say_goodbye(folder: str, name: str, seconds: float) -> bool:
+    """Ask a supervisor, without an event loop, to end what is attached; True when nothing of it runs any more.
+
+    It has a connection of its own, because the loop's thread may still be reading the other.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        with connect_in(folder, name) as sock:
+            sock.settimeout(max(0.01, seconds))
+            sock.sendall(json.dumps({"op": "bye", "n": 0}).encode() + b"\n")
+            answer = b""
+            while b"\n" not in answer:
+                sock.settimeout(max(0.01, deadline - time.monotonic()))
+                piece = sock.recv(65536)
+                if not piece:
+                    break
+                answer += piece
+    except TimeoutError:
+        return False
+    except OSError:
+        return True  # it is gone, and with it everything that it held
+    return True

@@ -19,7 +19,7 @@ from typing import Any
 from aviato import settings
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
 from aviato.engines.local import ids, network, reaper, records
-from aviato.engines.local.connection import SupervisorConnection
+from aviato.engines.local.connection import SupervisorConnection, connect_in, say_goodbye
 from aviato.engines.local.jobs import describe, make_job
 from aviato.engines.local.logs import read_log, select_lines
 from aviato.exceptions import (
@@ -50,6 +50,7 @@ class LocalEngine(Engine):
     def __init__(self, home: str | None = None) -> None:
         self._home = os.path.abspath(home or settings.home())
         self._own: SupervisorConnection | None = None
+        self._token = ""
         self._others: dict[str, SupervisorConnection] = {}
         self._streams: dict[str, socket.socket] = {}
         self._watchers: weakref.WeakSet[asyncio.Queue[SandboxInfo | None]] = weakref.WeakSet()
@@ -132,7 +133,7 @@ class LocalEngine(Engine):
                 hint="Set AVIATO_HOME to a directory that this user owns and may write.",
             ) from error
         ours, theirs = socket.socketpair()
-        token = secrets.token_hex(8)
+        self._token = token = secrets.token_hex(8)
         parent = str(Path(__file__).parents[3])
         program = _START.format(parent=parent, home=self._home, token=token, fd=theirs.fileno())
         python = getattr(sys, "_base_executable", sys.executable)
@@ -202,11 +203,9 @@ class LocalEngine(Engine):
         known = self._others.get(token)
         if known is not None and known.alive:
             return known
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _connect(sock, f"{self._home}/supervisors", f"{token}.sock")
+            sock = connect_in(f"{self._home}/supervisors", f"{token}.sock")
         except OSError as error:
-            sock.close()
             raise EngineConnectionError(
                 f"the supervisor of sandbox {record['id']} cannot be reached: {error}"
             ) from error
@@ -281,11 +280,9 @@ class LocalEngine(Engine):
                 raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
             if sandbox_id not in self._attached:
                 await self._responsible(record).request("attach", sandbox_id)
-            stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                _connect(stream, records.directory(self._home, sandbox_id), "agent.sock")
+                stream = connect_in(records.directory(self._home, sandbox_id), "agent.sock")
             except OSError as error:
-                stream.close()
                 message = f"the agent of sandbox {sandbox_id} cannot be reached: {error}"
                 raise EngineConnectionError(message, retryable=True) from error
         stream.setblocking(False)
@@ -345,8 +342,7 @@ class LocalEngine(Engine):
 
     def stop_all_at_exit(self, seconds: float) -> tuple[str, ...]:
         """End attached sandboxes without a loop; see `Engine.stop_all_at_exit`."""
-        own = self._own
-        if own is None or own.say_goodbye(seconds):
+        if self._own is None or say_goodbye(f"{self._home}/supervisors", f"{self._token}.sock", seconds):
             return ()
         return tuple(sorted(self._attached))
 
@@ -373,12 +369,3 @@ _processes: builtins.list[_Supervisor] = []
 
 def _reap() -> None:
     _processes[:] = [process for process in _processes if process.poll() is None]
-
-
-def _connect(sock: socket.socket, folder: str, name: str) -> None:
-    """Connect to a socket in a directory whose path may be longer than an address holds."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sock.connect(f"/proc/self/fd/{fd}/{name}")
-    finally:
-        os.close(fd)

@@ -6,12 +6,12 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import time
 from typing import Any
 
 from aviato.engines.local import records
 from aviato.engines.local.cgroups import FAMILY, ROOT
+from aviato.engines.local.connection import connect_in
 
 _TERMINAL = ("completed", "failed", "terminated")
 
@@ -159,12 +159,8 @@ def _prune_supervisors(home: str, *, dry_run: bool) -> list[str]:
 
 
 def _answers(folder: str, name: str) -> bool:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(f"/proc/self/fd/{fd}/{name}")
+        connect_in(folder, name).close()
     except OSError:
         return False
-    finally:
-        os.close(fd)
     return True
