@@ -21,15 +21,15 @@ class Face:
         self.name = name
         self.engine = engine
         self.engine_name = engine if isinstance(engine, str) else engine.name
-        self._module: Any = aio if name == "aio" else aviato
-        self.Sandbox: Any = self._module.Sandbox
+        self.module: Any = aio if name == "aio" else aviato
+        self.Sandbox: Any = self.module.Sandbox
         self.cancelled: type[BaseException] = (
             asyncio.CancelledError if name == "aio" else concurrent.futures.CancelledError
         )
 
     def session(self, **defaults: Any) -> Any:
         """Open a session on the engine."""
-        return self._module.Session(defaults, engine=self.engine)
+        return self.module.Session(defaults, engine=self.engine)
 
     def run(self, *command: str, **config: Any) -> Any:
         """Start a sandbox without a session."""
@@ -39,14 +39,14 @@ class Face:
         """Wait for values."""
         if self.name == "aio":
             return await aio.results(refs)
-        function: Any = self._module.results
+        function: Any = self.module.results
         return await asyncio.to_thread(function, refs)
 
     async def wait(self, waitables: Any, **options: Any) -> Any:
         """Wait for some of several."""
         if self.name == "aio":
             return await aio.wait(waitables, **options)
-        function: Any = self._module.wait
+        function: Any = self.module.wait
         return await asyncio.to_thread(function, waitables, **options)
 
     async def as_completed(self, waitables: Any) -> AsyncIterator[Any]:

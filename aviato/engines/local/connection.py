@@ -164,6 +164,11 @@ class SupervisorConnection:
             if not answer.done():
                 answer.set_exception(self._gone())
 
+    def hang_up(self) -> None:
+        """End the conversation without an event loop; whoever still reads it is told by its end."""
+        with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(self._fd)) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+
     def forget(self) -> None:
         """Close the descriptor in a forked child, leaving the parent's loop alone."""
         if self._fd >= 0:

@@ -342,9 +342,12 @@ class LocalEngine(Engine):
 
     def stop_all_at_exit(self, seconds: float) -> tuple[str, ...]:
         """End attached sandboxes without a loop; see `Engine.stop_all_at_exit`."""
-        if self._own is None or say_goodbye(f"{self._home}/supervisors", f"{self._token}.sock", seconds):
+        own = self._own
+        if own is None:
             return ()
-        return tuple(sorted(self._attached))
+        ended = say_goodbye(f"{self._home}/supervisors", f"{self._token}.sock", seconds)
+        own.hang_up()
+        return () if ended else tuple(sorted(self._attached))
 
     def forget_after_fork(self) -> None:
         """Close inherited descriptors in a forked child; see `Engine.forget_after_fork`."""
