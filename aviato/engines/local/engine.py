@@ -241,7 +241,9 @@ class LocalEngine(Engine):
         """End a sandbox; see `Engine.stop`."""
         if sandbox_id in self._attached and self._own is not None and self._own.alive:
             with contextlib.suppress(SandboxNotFoundError):
-                return describe(await self._own.request("stop", sandbox_id, grace=grace_seconds))
+                record = await self._own.request("stop", sandbox_id, grace=grace_seconds)
+                self._drop_stream(sandbox_id)
+                return describe(record)
         try:
             record = await asyncio.to_thread(self._record, sandbox_id)
         except SandboxNotFoundError:
