@@ -16,7 +16,7 @@ def test_children_in_sessions_of_their_own_go_as_well() -> None:
         "import os, signal, time\n"
         "for _ in range(3):\n"
         "    if os.fork() == 0:\n"
-        "        os.setsid(); signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(600)\n"
+        "        os.setsid(); signal.signal(15, signal.SIG_IGN); os.write(1, b'%d\\n' % os.getpid()); time.sleep(600)\n"
         "time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
