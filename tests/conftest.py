@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections import Counter
@@ -26,10 +27,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Give the whole run a state directory of its own."""
     del config
+    _forget_ignored_signals()
     os.environ["AVIATO_HOME"] = tempfile.mkdtemp(prefix="aviato-")
     for name in ("AVIATO_ENGINE", "AVIATO_BASE_URL", "AVIATO_PROFILE"):
         os.environ.pop(name, None)
     os.environ["XDG_CONFIG_HOME"] = os.environ["AVIATO_HOME"] + "/no-config"
+
+
+def _forget_ignored_signals() -> None:
+    """Undo what a shell does to its background jobs, and nohup to its child: both hand on ignored signals.
+
+    The programs that the tests start inherit them, and could not be interrupted or hung up.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
