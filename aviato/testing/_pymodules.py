@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import errno
+import importlib
 import io
+import linecache
 import os
 import posixpath
 import stat
@@ -12,7 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from aviato.testing._files import failure
 from aviato.testing._processes import Program
@@ -30,6 +32,10 @@ class Hub(abc.ABC):
     @abc.abstractmethod
     def check(self) -> None:
         """End the code if its process was killed."""
+
+    @abc.abstractmethod
+    def exit(self, code: int) -> NoReturn:
+        """End the process at once."""
 
     @abc.abstractmethod
     def sleep(self, seconds: float) -> None:
@@ -224,6 +230,12 @@ def make_modules(hub: Hub, argv: list[str], streams: tuple[Any, Any, Any]) -> di
     fake_path = fake_os.path
     modules = {"sys": fake_sys, "time": fake_time, "os": fake_os, "os.path": fake_path, "posixpath": fake_path}
     fake_sys.modules.update(modules)
+    modules["importlib"] = fake_importlib = _copy(importlib)
+    fake_importlib.import_module = lambda name, package=None: (
+        modules[name] if name in modules else importlib.import_module(name, package)
+    )
+    modules["linecache"] = fake_linecache = _copy(linecache)
+    fake_linecache.cache = {}  # that of this process stays as it is
     return modules
 
 
@@ -319,6 +331,7 @@ def _make_os(hub: Hub) -> Any:  # noqa: C901 - one small function after the othe
     }
     for name, function in functions.items():
         setattr(fake, name, on_loop(function))
+    fake._exit = hub.exit  # noqa: SLF001 - its name
     fake.getuid = fake.geteuid = fake.getgid = fake.getegid = lambda: 0
     fake.cpu_count = lambda: 1
     fake.read, fake.write = hub.read, hub.write

@@ -12,12 +12,15 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from aviato.testing._processes import Program
 from aviato.testing._pymodules import Hub, make_modules, open_for
 
 T = TypeVar("T")
+
+_FLAGS = ("-u", "-I", "-S", "-E", "-B", "-s", "-P", "-q")
+_FLAGS_WITH_VALUE = ("-X", "-W")
 
 
 class KilledError(BaseException):
@@ -65,6 +68,7 @@ class _Thread(Hub):
         self.ctx = ctx
         self._loop = asyncio.get_running_loop()
         self._killed = threading.Event()
+        self._exit_code = 137
         self._done: asyncio.Future[int] = self._loop.create_future()
         self._ident = 0
         self._running = False
@@ -77,6 +81,16 @@ class _Thread(Hub):
         """
         if self._killed.is_set():
             raise KilledError
+
+    def exit(self, code: int) -> NoReturn:
+        """End at once, as `os._exit` does: nothing is flushed, and what catches the exception gets no further.
+
+        Raises:
+            KilledError: Always.
+        """
+        self._exit_code = code & 0xFF
+        self._killed.set()
+        raise KilledError
 
     def sleep(self, seconds: float) -> None:
         """Wait, unless killed."""
@@ -149,7 +163,7 @@ class _Thread(Hub):
         try:
             result = self._run(code, argv)
         except KilledError:
-            result = 137
+            result = self._exit_code
         finally:
             self._running = False
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
@@ -220,8 +234,8 @@ class _Thread(Hub):
 async def python(ctx: Program) -> int:
     """Run `-c CODE`, a script, or what comes on standard input."""
     words = ctx.argv[1:]
-    while words and words[0] in ("-u", "-I", "-S", "-E", "-B", "-s"):
-        words.pop(0)
+    while words and words[0] in (*_FLAGS, *_FLAGS_WITH_VALUE):  # they change nothing here
+        del words[: 2 if words[0] in _FLAGS_WITH_VALUE else 1]
     if words and words[0] in ("-V", "--version"):
         await ctx.write(1, f"Python {sys.version.split()[0]}\n")
         return 0

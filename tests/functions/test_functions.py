@@ -1,11 +1,15 @@
-"""Remote functions through the core, on the local engine: a call is a real interpreter, which FakeEngine has not."""
+"""Remote functions through the core, on every engine."""
+
+# The functions run in fake sandboxes too, whose files `os` knows and pathlib does not:
+# ruff: noqa: PTH102, PTH110
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +21,11 @@ from aviato.exceptions import (
     FunctionSerializationError,
     SandboxError,
     SandboxExecutionError,
+    SandboxLostError,
     SandboxTimeoutError,
 )
 from aviato.models import Serialization
-from tests.helpers.local import require_local
+from tests.helpers.local import init_of
 
 FACTOR = 3
 
@@ -30,16 +35,10 @@ def helper(value: int) -> int:
     return value * FACTOR
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local() -> None:
-    """Skip where the local engine cannot run."""
-    require_local()
-
-
 @pytest.fixture
-async def session() -> AsyncIterator[aio.Session]:
-    """A session on the local engine."""
-    async with aio.Session(engine="local") as session:
+async def session(engine: Any) -> AsyncIterator[aio.Session]:
+    """A session on each engine."""
+    async with aio.Session(engine=engine) as session:
         yield session
 
 
@@ -163,22 +162,25 @@ async def test_a_cancelled_call_gives_its_place_back(session: aio.Session) -> No
 
     @session.function(concurrency=1)
     def wait_for(path: str, *, begin: bool) -> bool:
+        import os
         import time
 
         if begin:
-            Path("/tmp/begun").touch()
-        while begin and not Path(path).exists():
+            os.mkdir("/tmp/begun")
+        while begin and not os.path.exists(path):
             time.sleep(0.01)
-        return Path(path).exists()
+        return os.path.exists(path)
 
     assert await wait_for.remote("/tmp/go", begin=False) is False
     (sandbox,) = await session.list()
     task = asyncio.ensure_future(wait_for.remote("/tmp/go", begin=True))
-    await sandbox.exec(["sh", "-c", "while ! [ -e /tmp/begun ]; do sleep 0.01; done"])
+    await sandbox.exec(["sh", "-c", "while ! [ -d /tmp/begun ]; do sleep 0.01; done"])
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await sandbox.exec(["sh", "-c", "cat /proc/[0-9]*/cmdline | grep -c [r]unner.py || true"])).stdout == "0\n"
+    if sandbox.engine_name == "local":  # a fake sandbox has no /proc
+        count = await sandbox.exec(["sh", "-c", "cat /proc/[0-9]*/cmdline | grep -c [r]unner.py || true"])
+        assert count.stdout == "0\n"
     assert await wait_for.remote("/tmp/go", begin=False) is False
     assert session.sandbox_count == 1
 
@@ -273,9 +275,68 @@ async def test_only_infrastructure_is_tried_again(session: aio.Session, monkeypa
     assert tries == 6
 
 
-async def test_nothing_runs_after_the_session() -> None:
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_sandbox_lost_during_a_call(session: aio.Session, engine: Any, retries: int) -> None:
+    """An error of the infrastructure with the output so far; where retries are left, another sandbox does the work."""
+
+    @session.function(concurrency=1, retries=retries)
+    def wait_for(path: str, *, begin: bool) -> bool:
+        import os
+        import time
+
+        if begin:
+            print("begun", flush=True)
+            os.mkdir("/tmp/begun")
+        while begin and not os.path.exists(path):
+            time.sleep(0.01)
+        return begin
+
+    await wait_for.remote("/tmp/go", begin=False)
+    (first,) = await session.list()
+    task = asyncio.ensure_future(wait_for.remote("/tmp/go", begin=True))
+    await first.exec(["sh", "-c", "while ! [ -d /tmp/begun ]; do sleep 0.01; done"])
+    if engine == "local":
+        os.kill(init_of(first.sandbox_id), signal.SIGKILL)
+    else:
+        engine.faults.crash(first.sandbox_id)
+    if retries:
+        seen: list[aio.Sandbox] = []
+        while not seen:  # its start is the call's, so there is nothing else to wait for
+            seen = [one for one in await session.list(status="running") if one.sandbox_id != first.sandbox_id]
+            await asyncio.sleep(0.01)
+        (second,) = seen
+        await second.write_file("/tmp/go", b"")
+        assert await task is True
+        assert second.sandbox_id != first.sandbox_id
+    else:
+        with pytest.raises(SandboxLostError) as caught:
+            await task
+        assert caught.value.is_infrastructure
+        assert caught.value.sandbox_id == first.sandbox_id
+        assert caught.value.exec_result is not None
+        assert caught.value.exec_result.stdout == "begun\n"
+
+
+async def test_a_call_that_takes_all_memory(session: aio.Session, engine: Any) -> None:
+    """It is killed or gets a MemoryError, as the limit is made, and the error says which; the sandbox serves on."""
+    if engine != "local":
+        pytest.skip("a fake sandbox has no memory of its own")
+
+    @session.function(concurrency=1, resources={"memory": "128Mi", "disk": "16Mi"})
+    def eat() -> int:
+        kept = [b"x" * (64 << 20) for _ in range(8)]
+        return len(kept)
+
+    with pytest.raises(SandboxExecutionError) as caught:
+        await eat.remote()
+    assert caught.value.exec_result is not None
+    assert caught.value.exception_type == "MemoryError" or "memory limit" in str(caught.value)
+    assert session.sandbox_count == 1
+
+
+async def test_nothing_runs_after_the_session(engine: Any) -> None:
     """A closed session refuses calls."""
-    async with aio.Session(engine="local") as session:
+    async with aio.Session(engine=engine) as session:
 
         @session.function
         def one() -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,19 @@ def supervisors_alive(*, of_others: bool = False) -> list[int]:
             if b"aviato.engines.local.supervisor" in line and (marker in line) is not of_others:
                 found.append(int(entry.name))
     return found
+
+
+def record_of(sandbox_id: str) -> dict[str, Any]:
+    """Read a record as it lies on the disk."""
+    document = json.loads((home() / "sandboxes" / sandbox_id / "record.json").read_text())
+    record: dict[str, Any] = document["record"]
+    return record
+
+
+def init_of(sandbox_id: str) -> int:
+    """Return the pid, on the host, of a sandbox's first process."""
+    pid: int = record_of(sandbox_id)["init"]["pid"]
+    return pid
 
 
 def sandboxes_alive(patience: float = 5.0) -> list[str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from tests.helpers.local import home
+from tests.helpers.local import record_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,19 +26,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def record_of(sandbox_id: str) -> dict[str, Any]:
-    """Read a record as it lies on the disk."""
-    document = json.loads((home() / "sandboxes" / sandbox_id / "record.json").read_text())
-    record: dict[str, Any] = document["record"]
-    return record
-
-
-def init_of(sandbox_id: str) -> int:
-    """Return the pid, on the host, of a sandbox's first process."""
-    pid: int = record_of(sandbox_id)["init"]["pid"]
-    return pid
 
 
 def is_alive(pid: int) -> bool:

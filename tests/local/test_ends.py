@@ -13,8 +13,8 @@ from aviato import aio
 from aviato.engines.base import SandboxQuery
 from aviato.engines.local.engine import LocalEngine
 from aviato.exceptions import SandboxNotFoundError
-from tests.helpers.local import groups_left, home, require_local
-from tests.local.support import Client, becomes, init_of, is_alive
+from tests.helpers.local import groups_left, home, init_of, require_local
+from tests.local.support import Client, becomes, is_alive
 
 STUBBORN = "trap '' TERM HUP INT; for i in $(seq 40); do (trap '' TERM; setsid sleep 1000) & done; echo up; wait"
 

@@ -10,8 +10,7 @@ import pytest
 import aviato
 from aviato import aio
 from aviato.engines.local.cgroups import find_layout
-from tests.helpers.local import require_local
-from tests.local.support import init_of
+from tests.helpers.local import init_of, require_local
 
 
 @pytest.fixture(autouse=True)

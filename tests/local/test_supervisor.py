@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 from aviato import aio
 from aviato.engines.local import ids, reaper
-from tests.helpers.local import home
-from tests.local.support import record_of
+from tests.helpers.local import home, record_of
 
 Session = Callable[..., aio.Session]
 
