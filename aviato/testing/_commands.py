@@ -204,7 +204,11 @@ class Command:
         sandbox = self.agent.sandbox
         kernel = sandbox.kernel
         directory = cwd or sandbox.cwd
-        if kernel.files.node(directory).entries is None:
+        try:
+            node = kernel.files.node(directory)
+        except OSError as error:
+            raise OSError(error.errno, f"working directory {directory}: {error.strerror}") from None
+        if node.entries is None:
             raise OSError(errno.ENOTDIR, f"working directory {directory}: Not a directory")
         sandbox.check_user(user)
         merged = {**sandbox.env, **dict(item.split("=", 1) for item in env)}

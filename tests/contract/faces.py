@@ -42,6 +42,12 @@ class Face:
         function: Any = self.module.results
         return await asyncio.to_thread(function, refs)
 
+    async def result(self, process: Any, seconds: float | None = None) -> Any:
+        """Wait for a result, as each face does: by a coroutine, or blocking."""
+        if self.name == "aio":
+            return await process.result(seconds)
+        return await asyncio.to_thread(process.result, seconds)
+
     async def wait(self, waitables: Any, **options: Any) -> Any:
         """Wait for some of several."""
         if self.name == "aio":

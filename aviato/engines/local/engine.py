@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 import weakref
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class LocalEngine(Engine):
         self._others: dict[str, SupervisorConnection] = {}
         self._streams: dict[str, socket.socket] = {}
         self._watchers: weakref.WeakSet[asyncio.Queue[SandboxInfo | None]] = weakref.WeakSet()
-        self._log_news: dict[str, asyncio.Event] = {}
+        self._followers: defaultdict[str, list[asyncio.Event]] = defaultdict(list)
         self._attached: set[str] = set()
         self._launches = asyncio.Semaphore(4 * (os.cpu_count() or 1))
         self._closed = False
@@ -159,9 +160,7 @@ class LocalEngine(Engine):
 
     def _event(self, message: dict[str, Any]) -> None:
         if message["event"] == "log":
-            news = self._log_news.get(message["id"])
-            if news is not None:
-                news.set()
+            self._tell_followers(message["id"])
             return
         info = describe(message["record"])
         if info.status.is_terminal:
@@ -169,14 +168,16 @@ class LocalEngine(Engine):
             self._drop_stream(info.sandbox_id)
         for queue in self._watchers:
             queue.put_nowait(info)
-        news = self._log_news.get(info.sandbox_id)
-        if news is not None:
-            news.set()
+        self._tell_followers(info.sandbox_id)
 
     def _lost(self) -> None:
         for queue in self._watchers:
             queue.put_nowait(None)
-        for news in self._log_news.values():
+        for sandbox_id in self._followers:
+            self._tell_followers(sandbox_id)
+
+    def _tell_followers(self, sandbox_id: str) -> None:
+        for news in self._followers.get(sandbox_id, ()):
             news.set()
 
     def _drop_stream(self, sandbox_id: str) -> None:
@@ -296,7 +297,8 @@ class LocalEngine(Engine):
     ) -> AsyncIterator[LogRecord]:
         """Iterate over the main command's output; see `Engine.logs`."""
         record = await self._living(sandbox_id)
-        news = self._log_news.setdefault(sandbox_id, asyncio.Event())
+        news = asyncio.Event()  # one for each reader: they clear it at different times
+        self._followers[sandbox_id].append(news)
         try:
             following = follow and not describe(record).status.is_terminal
             if following:
@@ -315,7 +317,9 @@ class LocalEngine(Engine):
                 if following and not found:
                     await news.wait()
         finally:
-            self._log_news.pop(sandbox_id, None)
+            self._followers[sandbox_id].remove(news)
+            if not self._followers[sandbox_id]:
+                del self._followers[sandbox_id]
 
     async def extend(self, sandbox_id: str, seconds: float) -> SandboxInfo:
         """Let a sandbox live longer; see `Engine.extend`."""
