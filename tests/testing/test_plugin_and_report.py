@@ -27,15 +27,13 @@ def test_engine_is_fresh(fake_engine):
 
 
 def test_fixtures_work_in_another_project(tmp_path: Path) -> None:
-    """A project's tests use them without a word of configuration but the plugin's name."""
+    """A project's tests use them without a word of configuration."""
     (tmp_path / "test_it.py").write_text(TEXT)
     command = [
         sys.executable,
         "-m",
         "pytest",
         "-q",
-        "-p",
-        "aviato.testing.plugin",
         "-p",
         "no:cacheprovider",
         "test_it.py",

@@ -22,7 +22,7 @@ from secrets import choice
 import attrs
 
 from aviato.engines.base import SandboxSpec
-from aviato.engines.local import records
+from aviato.engines.local import ids, records
 from aviato.engines.local.cgroups import CONTROLLERS, find_layout
 from aviato.engines.local.engine import LocalEngine
 from aviato.engines.local.jobs import python_program
@@ -117,7 +117,7 @@ async def examine(home: str) -> Report:
         home: The state directory to use.
     """
     checks = await asyncio.to_thread(run_checks, home)
-    who = "root" if os.getuid() == 0 else f"user {os.getuid()}"
+    who = "root" if ids.can_shift() else f"user {os.getuid()}"
     trials = [
         await try_sandbox(home, f"sandbox as {who}, no network"),
         await try_sandbox(home, f"sandbox as {who}, internet", internet=True),
@@ -168,7 +168,7 @@ def check_python() -> Check:
         except OSError as error:
             remedy = "Reinstall this Python, or run aviato with another one."
             return Check("python", ok=False, detail=str(error), remedy=remedy, blocker=True)
-        if os.getuid() == 0 and mode & 0o005 != 0o005:
+        if ids.can_shift() and mode & 0o005 != 0o005:
             detail = f"{path} has mode {stat.S_IMODE(mode):04o}, and sandboxes of root run as nobody"
             return Check("python", ok=False, detail=detail, remedy=f"chmod -R o+rX {path}", blocker=True)
     return Check("python", ok=True, detail=f"{program} ({platform.python_version()})")

@@ -70,7 +70,7 @@ class LocalEngine(Engine):
             ports=False,
             volumes=False,
             secrets=False,
-            users=os.getuid() == 0 or ids.subordinate() is not None,
+            users=ids.can_shift() or ids.subordinate() is not None,
         )
 
     async def create(self, spec: SandboxSpec) -> SandboxInfo:

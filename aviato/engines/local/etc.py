@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -64,7 +65,10 @@ def prepare(home: str) -> str:
                 source = os.path.realpath(source)
             os.makedirs(os.path.dirname(place), mode=0o755, exist_ok=True)
             if os.path.isdir(source):
-                shutil.copytree(source, place, symlinks=True, ignore=_only_public)
+                try:
+                    shutil.copytree(source, place, symlinks=True, ignore=_only_public)
+                except shutil.Error as error:  # it has one reason for each file; the first says enough
+                    raise OSError(errno.EIO, error.args[0][0][2]) from error
             elif os.path.isfile(source) and os.stat(source).st_mode & 0o004:
                 shutil.copyfile(source, place)
         for name, text in FRESH.items():

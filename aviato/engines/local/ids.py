@@ -42,6 +42,25 @@ def root_ranges() -> tuple[int, int]:
     return FIRST_ID, SLOTS
 
 
+def can_shift() -> bool:
+    """Tell whether sandboxes get ranges of their own: this is root, and of a user namespace that has those ids.
+
+    Root of a container whose ids are mapped to few others is an ordinary user here.
+    """
+    if os.getuid() != 0:
+        return False
+    first, count = root_ranges()
+    for kind in ("uid", "gid"):
+        try:
+            with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+                ranges = [tuple(map(int, line.split())) for line in file]
+        except OSError:
+            continue  # a kernel without user namespaces says so at the launch
+        if not any(inside <= first and first + count * IDS <= inside + length for inside, _, length in ranges):
+            return False
+    return True
+
+
 class Slot:
     """One range of ids, held until it is released or the process ends."""
 
@@ -63,7 +82,7 @@ def subordinate() -> dict[str, str | int] | None:
     names = (str(os.getuid()), _user_name())
     ranges = [sub_ranges(f"/etc/sub{kind}", names) for kind in ("uid", "gid")]
     firsts = [next((first for first, count in found if count >= IDS - 1), None) for found in ranges]
-    if None in firsts or None in programs.values():
+    if None in firsts or None in programs.values() or os.getuid() == 0:  # the ranges of root in a container are not its
         return None
     return {"uid": firsts[0] or 0, "gid": firsts[1] or 0, **{name: path or "" for name, path in programs.items()}}
 
@@ -77,7 +96,7 @@ def _user_name() -> str:
 
 def slot_directory(home: str) -> str:
     """Return where slots are locked: as root in one place for the whole machine, whatever the state directory is."""
-    if os.getuid() == 0:
+    if can_shift():
         try:
             os.makedirs(MACHINE_SLOTS, mode=0o700, exist_ok=True)
         except OSError:

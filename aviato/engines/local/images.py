@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from aviato.engines.local import records
+from aviato.engines.local import ids, records
 from aviato.engines.local.archive import Limits, Unpacker
 from aviato.engines.local.imageformats import Contents, unpack
 from aviato.engines.local.imagenames import HOST, normalize, warn_of_other_python
@@ -155,7 +155,7 @@ class ImageStore:
             descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 limits = Limits.of(descriptor)
-                unpacker = Unpacker(descriptor, limits, owners=os.geteuid() == 0)
+                unpacker = Unpacker(descriptor, limits, owners=ids.can_shift())
                 try:
                     contents = unpack(source, unpacker, staging, limits.total_bytes)
                 finally:

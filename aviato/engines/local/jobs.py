@@ -71,7 +71,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
             step="seccomp",
             remedy=f"Use one of {', '.join(ARCHITECTURES)}.",
         )
-    is_root = os.getuid() == 0
+    is_root = ids.can_shift()
     limits, isolation = _limits(spec.resources, is_root=is_root)
     connected = spec.network.egress_mode == "internet"
     disk = spec.resources.disk_bytes or DISK_BYTES

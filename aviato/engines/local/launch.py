@@ -9,6 +9,7 @@ See "What protects a sandbox" in the documentation for what each step is for.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -69,6 +70,10 @@ class _Step:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and self.name == "user namespace":
+            error = OSError(
+                errno.ENOSPC, "user.max_user_namespaces is reached"
+            )  # the kernel's word for it is the disk's
         if isinstance(error, (OSError, ValueError)):
             raise StepError(self.name, error) from error
 
@@ -158,8 +163,9 @@ def _as_root(job: dict[str, Any], base: int) -> None:
     if helper == 0:
         os.close(ready_write)
         os.close(done_read)
+        if not os.read(ready_read, 1):
+            os._exit(1)  # the other one has failed, and has said so
         try:
-            os.read(ready_read, 1)
             for kind in ("uid", "gid"):
                 _write(f"/proc/{me}/{kind}_map", f"0 {base} {IDS}")
             namespace = os.open(f"/proc/{me}/ns/user", os.O_RDONLY)
@@ -220,7 +226,8 @@ def _map_range(subordinate: dict[str, Any]) -> None:
     if helper == 0:
         os.close(ready_write)
         os.close(done_read)
-        os.read(ready_read, 1)
+        if not os.read(ready_read, 1):
+            os._exit(1)
         for program, own, first in (("newuidmap", uid, subordinate["uid"]), ("newgidmap", gid, subordinate["gid"])):
             argv = [program, str(me), "0", str(own), "1", "1", str(first), str(IDS - 1)]
             if os.waitstatus_to_exitcode(os.waitpid(_spawn(subordinate[program], argv), 0)[1]) != 0:
