@@ -35,6 +35,7 @@ from aviato.agent.payload_system import (
     ATTACH,
     BY_REQUEST,
     Bad,
+    be_prompt,
     CLIENTS_MAX,
     CLOSING,
     CREDIT,
@@ -122,6 +123,7 @@ class Agent:
         self.reason = 0  # why it is ending
         self.grace_over = False
         self.done = False
+        self.prompt = False
         self.control = config.get("control_fd", -1)
         self.control_buffer = b""
         self.listener = config.get("listen_fd", -1)
@@ -408,6 +410,12 @@ class Agent:
             pass
         self.reap()
 
+    def hurry(self, wanted):
+        """Take short turns while several commands run."""
+        if wanted != self.prompt:
+            self.prompt = wanted
+            be_prompt(wanted)
+
     def reap(self):
         """Reap; at the end of the sandbox tell when nobody is left."""
         while True:
@@ -429,6 +437,7 @@ class Agent:
             if process is not None:
                 self.guard(process.reaped, status)
                 if not self.children:
+                    self.hurry(wanted=False)
                     self.touch()
 
     # The end

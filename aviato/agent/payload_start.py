@@ -29,6 +29,8 @@ def start(agent, connection, stream, payload):
         for item in env:
             name, _, value = item.partition(b"=")
             values[name] = value
+        if agent.children:
+            agent.hurry(wanted=True)
         process.began = now()
         pid, failure = spawn(agent.config, argv, values, process.marker, cwd, user, (stdin, out_end, err_end), env)
         if failure:
