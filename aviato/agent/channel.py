@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import random
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
@@ -64,6 +63,7 @@ class Channel:
 
     def __init__(self, connect: Callable[[asyncio.Protocol], Awaitable[asyncio.Transport]], *, sandbox_id: str) -> None:
         self.sandbox_id = sandbox_id
+        self._random = random.Random()  # noqa: S311 - ids of streams are no secrets, and several clients' must differ
         self._connect = connect
         self._link: Link | None = None
         self._streams: dict[int, RemoteProcess | Download | Upload] = {}
@@ -141,7 +141,7 @@ class Channel:
 
     def _new_stream(self) -> int:
         while True:
-            stream = secrets.randbits(63) + 1
+            stream = self._random.getrandbits(63) + 1
             if stream not in self._streams and stream not in self._forgotten:
                 return stream
 

@@ -151,8 +151,13 @@ class ExitStatus(NamedTuple):
     stderr_total: int
 
 
+_NO_STRINGS = S_COUNT.pack(0)
+
+
 def pack_strings(strings: Sequence[bytes]) -> bytes:
     """Encode a list of byte strings."""
+    if not strings:
+        return _NO_STRINGS
     parts = [S_COUNT.pack(len(strings))]
     for item in strings:
         parts.append(S_COUNT.pack(len(item)))

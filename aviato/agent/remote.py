@@ -99,6 +99,9 @@ def unpack_error(payload: bytes) -> tuple[int, str]:
     return number, "".join(letter if letter.isprintable() else "?" for letter in message)
 
 
+_EXIT_FLAGS = int(ExitFlags.TIMED_OUT | ExitFlags.NOT_STARTED)
+
+
 def exact(payload: bytes, size: int, what: str) -> bytes:
     """Give `payload` back if it has the right size.
 
@@ -311,7 +314,7 @@ class RemoteProcess:
         if [status.stdout_total, status.stderr_total] != self._received:
             raise AgentProtocolError("the output delivered is not as long as the agent says it was")
         expected = 128 + status.signal if status.signal else status.returncode & 0xFF
-        if status.returncode != expected or status.flags & ~(ExitFlags.TIMED_OUT | ExitFlags.NOT_STARTED):
+        if status.returncode != expected or status.flags & ~_EXIT_FLAGS:
             raise AgentProtocolError("exit status that cannot be")
         self._ended = True
         self._unacked.clear()

@@ -39,7 +39,7 @@ class OutputBuffer:
         self.truncated = False
         self.lost: OutputLostError | None = None
         self.grant: Callable[[int], None] = _no_credit
-        self._cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()
+        self._cursors: weakref.WeakSet[Cursor] | tuple[()] = ()  # most outputs are never iterated over
         self._waiters: list[asyncio.Future[bool]] = []
 
     def feed(self, data: bytes) -> None:
@@ -76,6 +76,7 @@ class OutputBuffer:
     def end(self) -> None:
         """Note that nothing more comes."""
         self.ended = True
+        self.grant = _no_credit
         self._wake()
 
     def joined(self) -> bytes:
@@ -97,6 +98,8 @@ class OutputBuffer:
 
     def register(self, cursor: Cursor) -> None:
         """Count a reader in."""
+        if isinstance(self._cursors, tuple):
+            self._cursors = weakref.WeakSet()
         self._cursors.add(cursor)
 
     def _wake(self) -> None:

@@ -25,6 +25,7 @@ __all__ = ["Process"]
 
 OVERDUE_SECONDS = 5.0
 """How long after its time limit a command may take to be reported dead before the client stops believing the agent."""
+_TIMED_OUT = int(ExitFlags.TIMED_OUT)  # an operator of an enumeration costs a microsecond
 
 
 def _reader(buffer: OutputBuffer) -> StreamReader[str]:
@@ -253,8 +254,8 @@ class Process:
             self._timer = self._loop.call_later(self._timeout_seconds + OVERDUE_SECONDS, self._overdue)
         if self._writer is not None:
             if self._input is not None:
-                self._writer._pending.append((memoryview(self._input), self._loop.create_future()))  # noqa: SLF001 - its own writer
-                self._writer._pending.append((None, self._loop.create_future()))  # noqa: SLF001 - likewise
+                self._writer._put(memoryview(self._input))  # noqa: SLF001 - its own writer
+                self._writer._put(None)  # noqa: SLF001 - likewise
             self._writer._attach(remote)  # noqa: SLF001 - likewise
         for signal, tree in self._queued_signals:
             remote.signal(signal, tree=tree)
@@ -291,10 +292,8 @@ class Process:
         """Settle with the result."""
         self._returncode = status.returncode
         self._finish_streams("the command has ended")
-        if self._remote is not None:
-            self._remote.release()
         lost = next((buffer.lost for buffer in self._buffers.values() if buffer.lost is not None), None)
-        if status.flags & ExitFlags.TIMED_OUT:
+        if status.flags & _TIMED_OUT:
             result = self._result(status, ExitReason.TIMEOUT)
             self._completion.set_error(
                 SandboxTimeoutError(
@@ -347,7 +346,6 @@ class Process:
     def _overdue(self) -> None:
         if self._remote is not None:
             self._remote.signal(signals.SIGKILL, tree=True)
-            self._remote.release()
         self._finish_streams("the command's time is over")
         status = ExitStatus(128 + signals.SIGKILL, signals.SIGKILL, ExitFlags.TIMED_OUT, 0, 0, 0)
         self._completion.set_error(
@@ -366,6 +364,9 @@ class Process:
             self._timer.cancel()
         for buffer in self._buffers.values():
             buffer.end()
+        if self._remote is not None:
+            self._remote.release()
+            self._remote = None  # it knows this process: without the circle both are freed at once
         if self._writer is not None:
             self._writer._break(reason)  # noqa: SLF001 - its own writer
 

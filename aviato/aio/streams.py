@@ -243,6 +243,12 @@ class StreamWriter:
                 self._pending.remove(entry)
             raise
 
+    def _put(self, view: memoryview | None) -> None:
+        """Queue what nobody waits for: a command that ends without reading all of it is no error."""
+        accepted: asyncio.Future[None] = self._loop.create_future()
+        accepted.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._pending.append((view, accepted))
+
     def _error(self) -> SandboxExecutionError:
         reason = self._broken or "it was closed"
         return SandboxExecutionError(f"input of {self._label} is closed: {reason}", sandbox_id=self._sandbox_id)

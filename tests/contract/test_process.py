@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -213,3 +214,12 @@ async def test_a_missing_directory_is_named(face: Face) -> None:
                 await sandbox.exec(["true"], cwd=place)
             assert caught.value.exec_result is None
         assert (await sandbox.exec(["true"])).returncode == 0
+
+
+async def test_input_that_is_not_read_is_no_error(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """A command given more bytes than it reads ends as usual, and nothing is logged."""
+    async with face.session() as session:
+        result = await session.sandbox().exec(["head", "-c", "3"], stdin=b"abc" * 1_000_000)
+        assert (result.stdout, result.returncode) == ("abc", 0)
+    gc.collect()
+    assert caplog.records == []
