@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _FACT_MAX = 256
+_LATER_SECONDS = 0.01
 _STEP = 1024 * 1024
 
 
@@ -81,6 +82,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: deque[bytes] = deque()
         self._flushing = False
+        self._later: asyncio.TimerHandle | None = None
         self._paused = False
         self._lost = False
 
@@ -139,13 +141,26 @@ class Link(asyncio.Protocol):
         error.__cause__ = exc
         self._end(error, told=None)
 
-    def send(self, data: bytes) -> None:
-        """Queue bytes; everything queued in one turn of the loop leaves in one write."""
-        if not self._lost:
-            self._out.append(data)
-            if not self._flushing:
-                self._flushing = True
-                self._loop.call_soon(self._flush)
+    def send(self, data: bytes, *, urgent: bool = True) -> None:
+        """Queue bytes; everything queued in one turn of the loop leaves in one write.
+
+        What is not urgent leaves with the next that is, or some milliseconds later.
+        """
+        if self._lost:
+            return
+        self._out.append(data)
+        if self._flushing:
+            return
+        if urgent:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        elif self._later is None:
+            self._later = self._loop.call_later(_LATER_SECONDS, self._flush_late)
+
+    def _flush_late(self) -> None:
+        self._later = None
+        if not self._flushing:
+            self._flush()
 
     def _flush(self) -> None:
         self._flushing = False
@@ -167,6 +182,8 @@ class Link(asyncio.Protocol):
             return
         self._lost = True
         self._out.clear()
+        if self._later is not None:
+            self._later.cancel()
         if self._transport is not None:
             self._transport.abort()
         if not self.hello.done():

@@ -329,10 +329,10 @@ class Channel:
 
     # For the streams
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *, urgent: bool = True) -> None:
         """Queue a frame, or drop it when there is no connection."""
         if self._link is not None:
-            self._link.send(data)
+            self._link.send(data, urgent=urgent)
 
     def forget(self, stream: int, *, ended: bool) -> None:
         """Forget a stream; what the agent may still say of one that had not ended is tolerated up to a bound."""

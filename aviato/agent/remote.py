@@ -51,7 +51,7 @@ class Outlet(Protocol):
 
     sandbox_id: str
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *, urgent: bool = True) -> None:
         """Queue a frame, or drop it when there is no connection: the stream says it again after a new one."""
 
     def forget(self, stream: int, *, ended: bool) -> None:
@@ -191,7 +191,7 @@ class RemoteProcess:
         """Forget it here and in the agent; if it runs, it goes on unwatched. Idempotent."""
         if not self._released:
             self._released = True
-            self._outlet.send(pack_frame(FrameType.RELEASE, self.process_id))
+            self._outlet.send(pack_frame(FrameType.RELEASE, self.process_id), urgent=not self._ended)
             self._outlet.forget(self.process_id, ended=self._ended)
             self._unacked.clear()
 

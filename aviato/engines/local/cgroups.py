@@ -136,10 +136,10 @@ class Group:
             _write(self._path("cpu", "cpu.cfs_period_us"), "100000")
             _write(self._path("cpu", "cpu.cfs_quota_us"), str(quota))
 
-    def join(self) -> None:
-        """Move the calling process into all of them."""
+    def add(self, pid: int) -> None:
+        """Move a process into all of them."""
         for path in self.paths:
-            _write(f"{path}/cgroup.procs", "0")
+            _write(f"{path}/cgroup.procs", str(pid))
 
     def kill(self) -> None:
         """Kill whatever is inside, at once where the kernel can (cgroup.kill, Linux 5.14), else one by one."""

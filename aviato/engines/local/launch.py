@@ -1,9 +1,8 @@
 """From a forked child of the supervisor to the agent in a sandbox: the protections, one after the other.
 
 Each step that is refused ends the child with the step's name; nothing is skipped. The order matters: descriptors and
-keyring first, groups and
-priority while `/proc/self` is still ours, then the ids, then the file system, and limits inside the namespaces.
-See "What protects a sandbox" in the documentation for what each step is for.
+keyring first, priority while `/proc/self` is still ours, then the ids, then the file system, and limits inside the
+namespaces. See "What protects a sandbox" in the documentation for what each step is for.
 """
 
 from __future__ import annotations
@@ -110,8 +109,7 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
         close_all_but({0, 1, 2, *fds.values()})
     with _Step("keyring"):
         join_new_keyring()
-    with _Step("control group"):
-        group.join()
+    joining = _join_meanwhile(group)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("500")
     if base is not None:
@@ -125,12 +123,49 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
     with _Step("limits"):
         for name, value in job["rlimits"].items():
             _limit(getattr(resource, f"RLIMIT_{name}"), value)
+    with _Step("control group"):
+        _finish(*joining)
     argv = profile.command_line(job, fds, rootfs.ROOT, rootfs.SHARED_MEMORY)
     for name, fd in fds.items():
         os.set_inheritable(fd, name not in {"errors", "content"})
     os.umask(0o022)
     with _Step("bubblewrap"):
         os.execve(job["bwrap"], argv, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})  # noqa: S606 - this is the launcher
+
+
+def _join_meanwhile(group: Group) -> tuple[int, int]:
+    """Enter the control groups with the help of a child: for the first one the kernel waits some milliseconds.
+
+    Returns:
+        The child, and a pipe on which it says "ok" or what went wrong.
+    """
+    me = os.getpid()
+    done_read, done_write = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        try:
+            group.add(me)
+            os.write(done_write, b"ok")
+        except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
+            os.write(done_write, str(error).encode())
+        os._exit(0)
+    os.close(done_write)
+    return helper, done_read
+
+
+def _finish(helper: int, said: int) -> None:
+    """Wait for a helper.
+
+    Raises:
+        OSError: It failed; the text is what it said.
+    """
+    answer = b""
+    while piece := os.read(said, 4096):
+        answer += piece
+    os.close(said)
+    os.waitpid(helper, 0)
+    if answer != b"ok":
+        raise OSError(errno.EPERM, answer.decode(errors="replace"))
 
 
 def _limit(which: int, value: int) -> None:
@@ -183,12 +218,8 @@ def _as_root(job: dict[str, Any], base: int) -> None:
         prctl(PR_SET_DUMPABLE, 1)  # so that the helper may write the maps
         unshare(CLONE_NEWUSER)
     os.write(ready_write, b"x")
-    answer = b""
-    while piece := os.read(done_read, 4096):
-        answer += piece
-    os.waitpid(helper, 0)
-    if answer != b"ok":
-        raise StepError("root file system", OSError(answer.decode(errors="replace")))
+    with _Step("root file system"):
+        _finish(helper, done_read)
     with _Step("user namespace"):
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
@@ -239,10 +270,7 @@ def _map_range(subordinate: dict[str, Any]) -> None:
     os.close(done_write)
     unshare(CLONE_NEWUSER | CLONE_NEWNS)
     os.write(ready_write, b"x")
-    answer = os.read(done_read, 4096)
-    os.waitpid(helper, 0)
-    if answer != b"ok":
-        raise OSError(1, answer.decode(errors="replace"))
+    _finish(helper, done_read)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
