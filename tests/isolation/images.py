@@ -36,11 +36,12 @@ def build(root: Path) -> None:
         (root / folder).mkdir(parents=True)
     (root / "etc/os-release").write_text("ID=aviato-isolation\n")
     (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
-    _shell(root)
+    add_shell(root)
     _python(root)
 
 
-def _shell(root: Path) -> None:
+def add_shell(root: Path) -> None:
+    """Put busybox into a tree, or the shell of this machine with its libraries."""
     busybox = shutil.which("busybox")
     if busybox is not None:
         _copy(root, Path(busybox), Path("bin/busybox"))
