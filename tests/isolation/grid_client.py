@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 
 from aviato import aio
+from tests.isolation.running import INSIDE, PACKAGE, PROBES
 
-PROBES = Path(__file__).with_name("probes")
-INSIDE = "/workspace/probes"
 _ADD_KEY, _KEYCTL = (248, 250) if os.uname().machine == "x86_64" else (217, 219)
 
 
@@ -64,7 +63,7 @@ async def hunt(secrets: dict[str, str], context: str, image: str) -> None:
         for path in sorted(PROBES.glob("*.py")):
             await sandbox.write_file(f"{INSIDE}/{path.name}", path.read_bytes())
         await sandbox.write_file(f"{INSIDE}/hunt.json", context)
-        done = await sandbox.exec(["python3", f"{INSIDE}/hunt.py"], timeout_seconds=120)
+        done = await sandbox.exec(["python3", "-m", f"{PACKAGE}.hunt"], cwd="/workspace", timeout_seconds=120)
         print(done.stdout, done.stderr, done.returncode)
         logs = [line async for line in sandbox.stream_logs()]
         print(logs, repr(sandbox), repr(other), repr(sandbox.isolation))
@@ -80,10 +79,11 @@ def main() -> None:
     plant_key(secrets["session-keyring"])
     kept = leave_open(secrets, folder)
     if mode == "outside":
-        program = [sys.executable, str(folder / "probes/hunt.py"), "--only-by-name"]
-        subprocess.run(program, pass_fds=kept, check=True, stdin=subprocess.DEVNULL)
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the copies, not these files
+        program = [sys.executable, "-m", f"{PACKAGE}.hunt", "--only-by-name"]
+        subprocess.run(program, cwd=folder, env=own, pass_fds=kept, check=True, stdin=subprocess.DEVNULL)
     else:
-        asyncio.run(hunt(secrets, (folder / "probes/hunt.json").read_text(), image))
+        asyncio.run(hunt(secrets, (folder / "tests/isolation/probes/hunt.json").read_text(), image))
 
 
 if __name__ == "__main__":

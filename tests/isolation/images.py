@@ -60,7 +60,7 @@ def _python(root: Path) -> None:
     _copy(root, program, Path("bin/python3.real"))
     for library in libraries(*(target / "lib-dynload").glob("*.so")):
         _copy(root, Path(library), Path("lib/python") / Path(library).name, follow=False)
-    wrapper = f"#!/bin/sh\nexport LD_LIBRARY_PATH={HOME} PYTHONHOME={HOME}\nexec /bin/python3.real -S \"$@\"\n"
+    wrapper = f'#!/bin/sh\nexport LD_LIBRARY_PATH={HOME} PYTHONHOME={HOME}\nexec /bin/python3.real -S "$@"\n'
     path = root / "bin/python3"
     path.write_text(wrapper)
     path.chmod(0o755)
@@ -75,7 +75,11 @@ def _copy(root: Path, source: Path, place: Path, *, follow: bool = True) -> None
         return
     for library in libraries(source):
         # the loader by its own path, everything else where the wrapper looks for it
-        at = Path(library.lstrip("/")) if Path(library).name.startswith("ld-") else Path("lib/python") / Path(library).name
+        at = (
+            Path(library.lstrip("/"))
+            if Path(library).name.startswith("ld-")
+            else Path("lib/python") / Path(library).name
+        )
         _copy(root, Path(library), at, follow=False)
         if not place.name.startswith("python3") and not (root / library.lstrip("/")).exists():
             _copy(root, Path(library), Path(library.lstrip("/")), follow=False)

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from tests.isolation import images
 from tests.isolation.world import Victim, world
 
 PROBES = Path(__file__).with_name("probes")
-GROUPS = ("calls", "files", "proc", "processes", "network")
+GROUPS = ("calls", "files", "first", "proc", "processes", "rights", "network")
 ROOTS = ("host", "image")
-INSIDE = "/workspace/probes"
+PACKAGE = "tests.isolation.probes"
+INSIDE = "/workspace/tests/isolation/probes"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Root:
     @property
     def locked(self) -> tuple[str, Path]:
         """A program of it, by its path inside and on this machine."""
-        return ("/usr/bin/env", Path("/usr/bin/env")) if self.files is None else (self.shell, self.files / self.shell[1:])
+        return (
+            ("/usr/bin/env", Path("/usr/bin/env")) if self.files is None else (self.shell, self.files / self.shell[1:])
+        )
 
 
 @contextlib.contextmanager
@@ -95,6 +99,13 @@ async def send(sandbox: aio.Sandbox, context: dict[str, Any]) -> None:
     await sandbox.write_file(f"{INSIDE}/context.json", json.dumps(context))
 
 
+def copied(folder: Path) -> Path:
+    """Put the probe programs below a folder of this machine, for the controls, and give where they are."""
+    place = folder / "tests/isolation/probes"
+    shutil.copytree(PROBES, place, ignore=shutil.ignore_patterns("__pycache__"))
+    return place
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -121,7 +132,7 @@ async def _collect(place: Root, context: dict[str, Any], victim: Victim) -> Told
             }
             await send(sandbox, given)
             for group in GROUPS:
-                done = await sandbox.exec(["python3", f"{INSIDE}/{group}.py"], timeout_seconds=120)
+                done = await sandbox.exec(["python3", "-m", f"{PACKAGE}.{group}"], cwd="/workspace", timeout_seconds=120)
                 assert done.returncode == 0, f"{group} ended with {done.returncode}: {done.stderr}"
                 said[group] = done.stdout
                 answers.update(parse(done.stdout))
@@ -138,4 +149,3 @@ def told(name: str) -> Told:
     """Run all probes on a root file system."""
     with root(name) as place, world() as (context, victim):
         return asyncio.run(_collect(place, context, victim))
-

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.local import home, require_local
-from tests.isolation.running import PROBES, ROOTS, root
+from tests.isolation.running import ROOTS, copied, root
 from tests.isolation.world import own_address, service, shared_memory
 
 REPOSITORY = Path(__file__).parents[2]
@@ -119,8 +119,7 @@ def hunted(mode: str, root_name: str) -> tuple[dict[str, str], str]:
             "image-store": state / "images",
         }
         paths = [stack.enter_context(_planted(name, where, tokens[name])) for name, where in folders.items()]
-        shutil.copytree(PROBES, folder / "probes", ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "probes/hunt.json").write_text(json.dumps({**context, "paths": paths}))
+        (copied(folder) / "hunt.json").write_text(json.dumps({**context, "paths": paths}))
         (folder / "secrets.json").write_text(json.dumps(tokens))
         module = [sys.executable, "-m", "tests.isolation.grid_client"]
         done = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 from aviato import aio
 from aviato.engines.local import network
 from tests.helpers.local import home, require_local
-from tests.isolation.running import INSIDE, Answer, parse, send
+from tests.isolation.running import PACKAGE, Answer, parse, send
 from tests.isolation.world import world
 
 UNREACHABLE = {
@@ -48,7 +48,10 @@ def told() -> dict[str, Answer]:
             await sandbox
             nowhere = str(home() / "sandboxes/none")
             await send(sandbox, {**context, "other": nowhere, "own": nowhere, "supervisor": nowhere})
-            done = await sandbox.exec(["python3", f"{INSIDE}/network.py", *UNREACHABLE], timeout_seconds=100, check=True)
+            done = await sandbox.exec(
+                
+["python3", "-m", f"{PACKAGE}.network", *UNREACHABLE], cwd="/workspace", timeout_seconds=100, check=True
+            )
             return parse(done.stdout)
 
     with world() as (context, _):

@@ -14,7 +14,7 @@ import pytest
 from aviato.engines.local import etc, seccomp
 from tests.helpers.local import require_local
 from tests.isolation.expected import expected
-from tests.isolation.running import GROUPS, PROBES, ROOTS, parse, told
+from tests.isolation.running import GROUPS, PACKAGE, PROBES, ROOTS, copied, parse, told
 from tests.isolation.world import reached, world
 
 AS_ROOT = os.getuid() == 0
@@ -68,7 +68,15 @@ def test_every_call_that_the_filter_refuses_is_tried() -> None:
     """By the numbers of both architectures, written down apart from the filter's."""
     text = (PROBES / "calls.py").read_text()
     tried = {(int(x86), int(arm)) for x86, arm in re.findall(r'": \((\d+), (-?\d+)', text)}
-    forgotten = ("_sysctl", "create_module", "get_kernel_syms", "lookup_dcookie", "nfsservctl", "query_module", "uselib")
+    forgotten = (
+        "_sysctl",
+        "create_module",
+        "get_kernel_syms",
+        "lookup_dcookie",
+        "nfsservctl",
+        "query_module",
+        "uselib",
+    )
     refused = {name: numbers for name, numbers in seccomp._REFUSED.items() if name not in forgotten}
     missing = {name for name, (x86, arm) in refused.items() if (x86, -1 if arm is None else arm) not in tried}
     assert missing == set()
@@ -123,13 +131,12 @@ def test_the_same_probes_succeed_outside(tmp_path: Path) -> None:
     """The control: what is stopped inside is open to the same program of the same user without a sandbox."""
     with world() as (context, victim):
         given = {**context, "other": str(tmp_path), "own": str(tmp_path), "supervisor": "", "shell_inside": "/bin/sh"}
-        for path in PROBES.glob("*.py"):
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-        (tmp_path / "context.json").write_text(json.dumps(given))
+        (copied(tmp_path) / "context.json").write_text(json.dumps(given))
         said = {}
         for group in GROUPS:
-            command = [sys.executable, str(tmp_path / f"{group}.py"), *OUTSIDE]
-            said.update(parse(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout))
+            command = [sys.executable, "-m", f"{PACKAGE}.{group}", *OUTSIDE]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+            said.update(parse(done.stdout))
         assert reached(victim)
     assert {name for name in OUTSIDE if said[name].verdict != "open"} == set(), said
 

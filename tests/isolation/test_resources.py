@@ -150,7 +150,9 @@ async def test_zombies_end_at_the_number_of_processes(sandbox: aio.Sandbox) -> N
 
 async def test_one_program_cannot_take_more_memory_than_there_is(sandbox: aio.Sandbox) -> None:
     """It is killed, or without groups refused the address space; the agent goes on."""
-    done = await sandbox.exec(["python3", "-c", "kept = bytearray(1 << 30); kept[::4096] = b'x' * (1 << 18); print('open')"])
+    done = await sandbox.exec(
+        ["python3", "-c", "kept = bytearray(1 << 30); kept[::4096] = b'x' * (1 << 18); print('open')"]
+    )
     assert "open" not in done.stdout
     assert done.returncode == 137 or "MemoryError" in done.stderr
     await answers(sandbox)
@@ -179,7 +181,9 @@ except OSError as error:
     await answers(sandbox)
 
 
-@pytest.mark.parametrize("place", ["/tmp", "/var/tmp", "/workspace", "/etc", "/root", "/home", "/run", "/dev/shm", "/usr"])
+@pytest.mark.parametrize(
+    "place", ["/tmp", "/var/tmp", "/workspace", "/etc", "/root", "/home", "/run", "/dev/shm", "/usr"]
+)
 async def test_each_writable_place_ends_at_the_disks_size(place: str, sandbox: aio.Sandbox) -> None:
     """And the machine's own disk and memory file system are as free as they were."""
     before = shutil.disk_usage("/dev/shm").used
@@ -214,7 +218,9 @@ for attempt in (lambda: os.posix_fallocate(fd, 0, 1 << 30), lambda: os.ftruncate
     except OSError as error:
         print(errno.errorcode[error.errno])
 """
-    done = await sandbox.exec(["python3", "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + program])
+    done = await sandbox.exec(
+        ["python3", "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + program]
+    )
     assert set(done.stdout.split()) <= {"ENOSPC", "EFBIG"}
     assert done.stdout
     await answers(sandbox)

@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Any, Callable, Tuple
 
-from tools import X86, Outcome, call, main, open_, probe, stopped, syscall
+from tests.isolation.probes.tools import X86, Outcome, call, main, open_, probe, stopped, syscall
 
 _NOWHERE = ctypes.c_char_p(b"/nowhere")
 _ROOT = ctypes.c_char_p(b"/")
@@ -224,4 +224,5 @@ def _audit() -> Outcome:
     return _netlink(9, 1000, 0x5, b"")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ import stat
 import sys
 from typing import Iterable
 
-from tools import CONTEXT, attempt, call, libc, read
+from tests.isolation.probes.tools import CONTEXT, attempt, call, libc, read
 
 _CANARY = re.compile(rb"aviato-[c]anary-[a-z0-9-]+-[0-9a-f]{32}")
 _LARGEST = 1 << 20
@@ -128,14 +128,15 @@ def _walk(top: str, without: Iterable[str]) -> None:
     print("walked", count)
 
 
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "hunt.json"), encoding="utf-8") as _given:
-    CONTEXT.update(json.load(_given))
-_inherited()
-_paths()
-_services()
-_memory()
-_keys()
-if "--only-by-name" not in sys.argv:
-    _processes()
-    _walk("/", ("/usr/", "/opt/", "/lib/python", CONTEXT["python"]))
-print("hunted")
+if __name__ == "__main__":
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "hunt.json"), encoding="utf-8") as given:
+        CONTEXT.update(json.load(given))
+    _inherited()
+    _paths()
+    _services()
+    _memory()
+    _keys()
+    if "--only-by-name" not in sys.argv:
+        _processes()
+        _walk("/", ("/usr/", "/opt/", "/lib/python", CONTEXT["python"]))
+    print("hunted")

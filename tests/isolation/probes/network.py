@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any, Callable
 
-from tools import CONTEXT, Outcome, connecting, main, open_, probe, read, stopped
+from tests.isolation.probes.tools import CONTEXT, Outcome, connecting, main, open_, probe, read, stopped
 
 
 def _to(family: int, address: Callable[[], Any]) -> Callable[[], Outcome]:
@@ -115,4 +115,5 @@ def _bind() -> Outcome:
     return stopped("own") if os.getpid() else open_("bound")
 
 
-main()
+if __name__ == "__main__":
+    main()

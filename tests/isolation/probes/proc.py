@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Callable
 
-from tools import CONTEXT, Outcome, info, main, open_, probe, read, stopped
+from tests.isolation.probes.tools import CONTEXT, Outcome, info, main, open_, probe, read, stopped
 
 _MASKED = (
     "cmdline", "config.gz", "diskstats", "interrupts", "iomem", "kallsyms", "kcore", "key-users", "keys", "kpagecount",
@@ -159,4 +159,5 @@ def _badness() -> Outcome:
     return info("lowered")
 
 
-main()
+if __name__ == "__main__":
+    main()
