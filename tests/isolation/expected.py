@@ -1,7 +1,7 @@
 """What each probe must say: the verdict, and the reason that shows that it was really tried.
 
-A reason is one of those given, separated by `|`. `ENOENT` alone is believed only of names that a test proves to be there
-outside, or that no sandbox may have whatever machine it runs on.
+A reason is one of those given, separated by `|`. `ENOENT` alone is believed only of names that a test proves to be
+there outside, or that no sandbox may have whatever machine it runs on.
 """
 
 from __future__ import annotations

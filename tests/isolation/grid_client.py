@@ -1,7 +1,7 @@
 """A client with secrets of its own, in a process of its own: its environment, arguments, descriptors and keyring.
 
-Run as a program. It starts a sandbox that holds other secrets and one that hunts for all of them, or with `outside` hunts
-without a sandbox, which shows that what a sandbox cannot find is there to be found.
+Run as a program. It starts a sandbox that holds other secrets and one that hunts for all of them, or with `outside`
+hunts without a sandbox, which shows that what a sandbox cannot find is there to be found.
 """
 
 from __future__ import annotations

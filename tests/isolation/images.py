@@ -1,7 +1,7 @@
 """A root file system that is not this machine's: busybox where it is installed, and a copy of the running Python.
 
-There is no registry in a test. The tree is another userland all the same: other paths, another shell, no `/opt`, an `/etc`
-of its own. `AVIATO_ISOLATION_IMAGE` names a directory or archive to use instead, with a `python3` and `/bin/sh`.
+There is no registry in a test. The tree is another userland all the same: other paths, another shell, no `/opt`, an
+`/etc` of its own. `AVIATO_ISOLATION_IMAGE` names a directory or archive to use instead, with a `python3` and `/bin/sh`.
 """
 
 from __future__ import annotations

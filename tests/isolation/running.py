@@ -132,7 +132,9 @@ async def _collect(place: Root, context: dict[str, Any], victim: Victim) -> Told
             }
             await send(sandbox, given)
             for group in GROUPS:
-                done = await sandbox.exec(["python3", "-m", f"{PACKAGE}.{group}"], cwd="/workspace", timeout_seconds=120)
+                done = await sandbox.exec(
+                    ["python3", "-m", f"{PACKAGE}.{group}"], cwd="/workspace", timeout_seconds=120
+                )
                 assert done.returncode == 0, f"{group} ended with {done.returncode}: {done.stderr}"
                 said[group] = done.stdout
                 answers.update(parse(done.stdout))

@@ -49,8 +49,7 @@ def told() -> dict[str, Answer]:
             nowhere = str(home() / "sandboxes/none")
             await send(sandbox, {**context, "other": nowhere, "own": nowhere, "supervisor": nowhere})
             done = await sandbox.exec(
-                
-["python3", "-m", f"{PACKAGE}.network", *UNREACHABLE], cwd="/workspace", timeout_seconds=100, check=True
+                ["python3", "-m", f"{PACKAGE}.network", *UNREACHABLE], cwd="/workspace", timeout_seconds=100, check=True
             )
             return parse(done.stdout)
 

@@ -56,10 +56,9 @@ class Victim:
 
 def own_address() -> str:
     """Find an address of this machine that is not loopback; a datagram socket's connect sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as finder:
-        with contextlib.suppress(OSError):
-            finder.connect(("192.0.2.1", 9))
-            return str(finder.getsockname()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as finder, contextlib.suppress(OSError):
+        finder.connect(("192.0.2.1", 9))
+        return str(finder.getsockname()[0])
     return "10.255.255.1"
 
 

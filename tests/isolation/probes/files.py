@@ -10,18 +10,14 @@ from typing import Callable
 from tests.isolation.probes.tools import (
     CONTEXT,
     Outcome,
-    attempt,
     info,
     limited,
     listing,
     main,
     open_,
     probe,
-    read,
     reading,
     stopped,
-    together,
-    writing,
 )
 
 _FILES = {
@@ -78,6 +74,8 @@ _FOLDERS = {
     "list-device-mappings": "/dev/mapper",
     "list-the-kernels-debugging": "/sys/kernel/debug",
 }
+
+
 def _with(function: Callable[[str], Outcome], path: str) -> Callable[[], Outcome]:
     return lambda: function(path)
 
@@ -86,6 +84,8 @@ for _name, _path in _FILES.items():
     probe(_name)(_with(reading, _path))
 for _name, _path in _FOLDERS.items():
     probe(_name)(_with(listing, _path))
+
+
 @probe("see-the-root-homes-files")
 def _root_home() -> Outcome:
     """Only the way to a Python that is lent may be there."""

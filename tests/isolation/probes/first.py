@@ -5,7 +5,20 @@ from __future__ import annotations
 import os
 from typing import Callable
 
-from tests.isolation.probes.tools import CONTEXT, Outcome, attempt, info, main, open_, probe, read, reading, stopped, together, writing
+from tests.isolation.probes.tools import (
+    CONTEXT,
+    Outcome,
+    attempt,
+    info,
+    main,
+    open_,
+    probe,
+    read,
+    reading,
+    stopped,
+    together,
+    writing,
+)
 
 _FIRST = {
     "read-the-environment-of-the-first-process": "environ",

@@ -102,9 +102,8 @@ def _neighbours() -> Outcome:
 @probe("use-the-own-loopback")
 def _own() -> Outcome:
     """What must work does: programs that talk to themselves."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()):
-            return stopped("works")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        return stopped("works")
 
 
 @probe("bind-the-sockets-of-the-machine-anew")

@@ -8,11 +8,21 @@ import os
 import resource
 import signal
 import socket
-import stat
-import subprocess
-from typing import Callable
 
-from tests.isolation.probes.tools import CONTEXT, Outcome, attempt, call, info, libc, limited, main, open_, probe, read, stopped, together
+from tests.isolation.probes.tools import (
+    CONTEXT,
+    Outcome,
+    attempt,
+    call,
+    info,
+    limited,
+    main,
+    open_,
+    probe,
+    read,
+    stopped,
+    together,
+)
 
 _TRACE = (101, 117)
 _ATTACH, _SEIZE = 16, 0x4206

@@ -10,7 +10,19 @@ import stat
 import subprocess
 from typing import Callable
 
-from tests.isolation.probes.tools import CONTEXT, Outcome, attempt, call, libc, main, open_, probe, read, stopped, together
+from tests.isolation.probes.tools import (
+    CONTEXT,
+    Outcome,
+    attempt,
+    call,
+    libc,
+    main,
+    open_,
+    probe,
+    read,
+    stopped,
+    together,
+)
 
 
 @probe("hold-any-right")
