@@ -28,7 +28,8 @@ HOME_PLACES = {
     "docker": ".docker", "azure": ".azure", "cache": ".cache", "local-share": ".local/share/keyrings",
 }  # fmt: skip
 MACHINE_PLACES = {
-    "tmp": "/tmp", "var-tmp": "/var/tmp", "run": "/run", "run-lock": "/run/lock", "shared-memory": "/dev/shm", "etc": "/etc",
+    "tmp": "/tmp", "var-tmp": "/var/tmp", "run": "/run", "run-lock": "/run/lock", "shared-memory": "/dev/shm",
+    "etc": "/etc",
     "etc-ssh": "/etc/ssh", "etc-ssl-private": "/etc/ssl/private", "srv": "/srv", "mnt": "/mnt", "media": "/media",
     "boot": "/boot", "home-of-others": "/home", "var-lib": "/var/lib", "var-log": "/var/log", "var-spool": "/var/spool",
     "var-backups": "/var/backups",
@@ -129,6 +130,7 @@ def hunted(mode: str, root_name: str) -> tuple[dict[str, str], str]:
             capture_output=True,
             text=True,
             timeout=120,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     assert "hunted" in done.stdout, done.stdout + done.stderr

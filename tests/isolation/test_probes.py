@@ -22,7 +22,12 @@ NAMES = sorted(expected("host", as_root=AS_ROOT))
 
 # What a command can read directly below /proc: facts of the kernel and the hardware, and nothing that names a user's
 # files, processes, keys or addresses in the kernel. Not every kernel has each.
-READABLE = set(["buddyinfo", "cgroups", "consoles", "cpuinfo", "crypto", "devices", "dma", "execdomains", "fb", "filesystems", "ioports", "loadavg", "mdstat", "meminfo", "misc", "mounts", "mtrr", "pagetypeinfo", "schedstat", "softirqs", "stat", "swaps", "uptime", "version", "version_signature", "vmstat", "dynamic_debug", "bootconfig"])  # fmt: skip
+READABLE = {
+    "buddyinfo", "cgroups", "consoles", "cpuinfo", "crypto", "devices", "dma", "execdomains", "fb",
+    "filesystems", "ioports", "loadavg", "mdstat", "meminfo", "misc", "mounts", "mtrr", "pagetypeinfo",
+    "schedstat", "softirqs", "stat", "swaps", "uptime", "version", "version_signature", "vmstat",
+    "dynamic_debug", "bootconfig",
+}  # fmt: skip
 DEVICES = {
     "core", "fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
     "console",
@@ -113,7 +118,15 @@ def test_etc_of_an_image_has_nothing_of_the_machine() -> None:
     assert set(told("image").answers["list-etc"].detail.split()) <= added
 
 
-OUTSIDE = ["connect-to-the-machines-loopback", "connect-to-another-loopback-address", "connect-to-the-machines-own-address", "connect-to-a-socket-in-tmp", "connect-to-a-socket-in-the-home", "connect-to-a-socket-in-the-working-directory", "connect-to-an-abstract-socket", "see-connections-of-the-machine", "see-unix-sockets-of-the-machine", "see-processes-of-the-machine", "signal-a-process-of-the-machine", "hold-a-process-of-the-machine", "attach-shared-memory-of-the-machine", "see-the-machines-tmp", "see-the-clients-directory", "see-the-callers-home", "see-the-state-directory", "see-another-sandboxs-record", "list-tmp"]  # fmt: skip
+OUTSIDE = [
+    "connect-to-the-machines-loopback", "connect-to-another-loopback-address",
+    "connect-to-the-machines-own-address", "connect-to-a-socket-in-tmp", "connect-to-a-socket-in-the-home",
+    "connect-to-a-socket-in-the-working-directory", "connect-to-an-abstract-socket",
+    "see-connections-of-the-machine", "see-unix-sockets-of-the-machine", "see-processes-of-the-machine",
+    "signal-a-process-of-the-machine", "hold-a-process-of-the-machine", "attach-shared-memory-of-the-machine",
+    "see-the-machines-tmp", "see-the-clients-directory", "see-the-callers-home", "see-the-state-directory",
+    "see-another-sandboxs-record", "list-tmp",
+]  # fmt: skip
 
 
 def test_the_same_probes_succeed_outside(tmp_path: Path) -> None:
