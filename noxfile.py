@@ -56,6 +56,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def isolation(session: nox.Session) -> None:
+    """Try to get out of real sandboxes of this machine, as the user who runs this."""
+    session.install(".[test]")
+    session.run("python", "-m", "pytest", "tests/isolation", *session.posargs)
+
+
+@nox.session
 def docs_examples(session: nox.Session) -> None:
     """Run every code block of README.md and docs/, the sessions guide included."""
     session.install(".[test]")
