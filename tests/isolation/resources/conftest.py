@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from aviato import aio
-from tests.helpers.local import groups_left, require_local
+from tests.helpers.local import groups_left, init_of, require_local
 from tests.isolation.inside import LIMITS, python
-from tests.local.support import becomes, init_of, is_alive
+from tests.local.support import becomes, is_alive
 
 
 @pytest.fixture(autouse=True)
