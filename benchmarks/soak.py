@@ -155,7 +155,7 @@ class Client:
 
     async def output(self, sandbox: Any, size: int | None = None) -> None:
         """Compare what arrives on both streams with what was written, read in one of three ways."""
-        sizes = [int(2 ** self.chance.uniform(0, most)) - 1 if size is None else size for most in (21, 17)]
+        sizes = [int(2 ** self.chance.uniform(0, most)) - 1 if size is None else size for most in (23, 18)]
         place, seed = f"/workspace/sums-{self.chance.getrandbits(64):x}", self.chance.getrandbits(32)
         process = sandbox.exec(["python3", "-c", WRITER, place, str(seed), *map(str, sizes)], timeout_seconds=60)
         way = self.chance.choice(["result", "bytes", "slowly"])
@@ -502,7 +502,7 @@ class Soak:
             size = min(len(DECK), self.given.count - len(self.born) - self.planned)
             number = self.counts["clients"]
             self.counts["clients"] += 1
-            fate = {0: "kill", 1: "term"}.get(number) or self.chance.choices(["", "kill", "term"], [80, 15, 5])[0]
+            fate = {0: "kill", 1: "term"}.get(number) or self.chance.choices(["", "kill", "term"], [70, 22, 8])[0]
             self.planned += size
             try:
                 await self.client(number, size, fate)
@@ -554,8 +554,19 @@ class Soak:
         if fired and fate == "kill":
             self.counts["client killed"] += 1
             self.of_killed |= mine
+            await self.orphans_end(mine & self.of("session", "run"), time.monotonic())
         elif fired:
             self.counts["client told to end"] += 1
+
+    async def orphans_end(self, attached: set[str], killed: float) -> None:
+        """Wait until what a killed client held is gone, and note how long that took."""
+        while left := self.traces.directories() & attached:
+            if time.monotonic() > killed + ORPHAN_SECONDS + SLACK_SECONDS:
+                self.failures.append(f"left of a killed client: {sorted(left)}")
+                break
+            await asyncio.sleep(0.05)
+        name = "seconds from a client's kill to its last sandbox's end"
+        self.facts[name] = max(self.facts.get(name, 0.0), round(time.monotonic() - killed, 2))
 
     def heard(self, line: bytes, mine: set[str]) -> None:
         """Count what a client says."""
@@ -698,7 +709,7 @@ class Soak:
             *self.facts.items(),
             ("failures", len(self.failures)),
         ]
-        return "\n".join([f"{name:<42} {value:>10}" for name, value in rows] + [f"  {text}" for text in self.failures])
+        return "\n".join([f"{name:<56} {value:>10}" for name, value in rows] + [f"  {text}" for text in self.failures])
 
 
 def main() -> int:
