@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -43,7 +44,14 @@ def _annotations(value: Mapping[str, str]) -> Mapping[str, str]:
 def _files(value: Iterable[MountedFile | Mapping[str, Any]]) -> tuple[MountedFile, ...]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise TypeError(f'mounted_files must be a list like [{{"path": "/app/x", "content": "..."}}], not {value!r}')
-    return tuple(map(MountedFile.coerce, value))
+    files = tuple(map(MountedFile.coerce, value))
+    taken: set[str] = set()
+    for file in files:
+        path = posixpath.normpath(file.path)
+        if path in taken:
+            raise ValueError(f"mounted_files has two files for {path!r}; give one")
+        taken.add(path)
+    return files
 
 
 def _ports(value: Iterable[int]) -> tuple[int, ...]:

@@ -23,7 +23,8 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     items = tuple(value)
     for item in items:
         if not isinstance(item, str):
-            raise TypeError(f"{name} must hold strings only, not {item!r}; write {str(item)!r}")
+            shown = item.decode(errors="replace") if isinstance(item, bytes) else str(item)
+            raise TypeError(f"{name} must hold strings only, not {item!r}; write {shown!r}")
         no_nul(name, item)
     return items
 
@@ -44,6 +45,19 @@ def command(name: str, value: Any) -> tuple[str, ...]:
     if not items or not items[0]:
         raise ValueError(f"{name} must name a program in its first item, got {list(items)!r}")
     return items
+
+
+def words(name: str, values: tuple[Any, ...]) -> tuple[str, ...]:
+    """Take a command whose words are given as arguments of their own; a list of them is the classic slip.
+
+    Raises:
+        TypeError: An item is not a string; the message for a list shows how to spread it.
+        ValueError: As `command`.
+    """
+    if len(values) == 1 and isinstance(values[0], (list, tuple)):
+        shown = ", ".join(repr(item) for item in values[0])
+        raise TypeError(f"{name} takes the command's words one by one, not a list: write {name}({shown})")
+    return command("command", values)
 
 
 def string_mapping(name: str, value: Any) -> dict[str, str]:

@@ -92,21 +92,22 @@ class LoopState:
     def __init__(self) -> None:
         self._links: dict[object, EngineLink] = {}
         self._guard: AsyncGenerator[None, None] | None = None
-        self._configured: Engine | str | None = None
+        self._configured: tuple[str, str] | None = None
 
-    def configured(self) -> Engine | str:
-        """Return the engine that environment and file name, read once a loop.
+    def configured(self) -> tuple[str, str]:
+        """Return the engine that environment and file name and where it stands, read once a loop.
 
         Raises:
             ConfigurationError: A setting has a bad value.
         """
         if self._configured is None:
             found = settings.load_settings()
-            self._configured = found.base_url or found.engine
+            name = "base_url" if found.base_url else "engine"
+            self._configured = found.base_url or found.engine, found.sources[name]
         return self._configured
 
-    def link(self, engine: Engine | str) -> EngineLink:
-        """Return the link to this engine, opened at the first call.
+    def link(self, engine: Engine | str, source: str = "") -> EngineLink:
+        """Return the link to this engine, opened at the first call; `source` is where its name came from.
 
         Raises:
             ConfigurationError: No engine has this name.
@@ -116,7 +117,7 @@ class LoopState:
         link = self._links.get(key)
         if link is None:
             owned = not isinstance(engine, Engine)
-            opened = open_engine(engine) if isinstance(engine, str) else engine
+            opened = open_engine(engine, source=source) if isinstance(engine, str) else engine
             link = self._links[key] = EngineLink(opened, owned=owned)
             _cleanup.remember_engine(opened)
         return link
@@ -167,12 +168,13 @@ def engine_link(engine: Any, base_url: str | None) -> EngineLink:
         TypeError: `engine` is neither a name nor an engine.
         ConfigurationError: No engine has this name.
     """
+    source = ""
+    if engine is None and base_url is not None:
+        engine, source = base_url, "keyword base_url"
     if engine is None:
-        engine = base_url
-    if engine is None:
-        engine = loop_state().configured()
+        engine, source = loop_state().configured()
     if not isinstance(engine, (str, Engine)):
         raise TypeError(f'engine must be a name such as "local", a URL or an Engine object, not {engine!r}')
     if engine == "":
         raise ConfigurationError('engine must not be empty; use "local"')
-    return loop_state().link(engine)
+    return loop_state().link(engine, source)

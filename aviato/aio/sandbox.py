@@ -88,7 +88,7 @@ class Sandbox:
             ValueError: A value is out of range.
         """
         if command:
-            items = validation.command("command", command)
+            items = validation.words("Sandbox.run", command)
             config = {"command": items[0], "args": items[1:], **config}
         sandbox = cls(**config)
         sandbox._begin()

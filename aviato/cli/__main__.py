@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from aviato.cli._exits import describe
+from aviato.cli._exits import USAGE, describe
 
 COMMANDS = {
     "run": "Run a command in a new sandbox.",
@@ -53,6 +53,7 @@ class Program(click.Group):
         if not standalone_mode:
             inherited: Any = super().main  # its overloads know no subclass that passes arguments on
             return inherited(args, *rest, standalone_mode=False, **extra)
+        _occupy_standard_descriptors()
         sys.exit(self._guarded(args, *rest, **extra))
 
     def _guarded(self, args: Sequence[str] | None, *rest: Any, **extra: Any) -> int:
@@ -61,6 +62,9 @@ class Program(click.Group):
             return code if isinstance(code, int) else 0
         except click.Abort:
             return 130
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            return USAGE
         except click.ClickException as error:
             text, code = describe(error)
             click.echo(text, err=True)
@@ -71,6 +75,18 @@ class Program(click.Group):
             text, code = describe(error)
             click.echo(text, err=True)
             return code
+
+
+def _occupy_standard_descriptors() -> None:
+    """Fill 0, 1 and 2 where they are closed, or the next file to be opened would get our output.
+
+    What stands in cannot be used in that direction, so that lost output is an error.
+    """
+    for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest number that is free is this one
 
 
 @click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from aviato.exceptions import AviatoError, SandboxTimeoutError
@@ -30,7 +32,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, (ValueError, TypeError)):
         return f"error: {_one_line(str(error))}", USAGE
     if isinstance(error, OSError):
-        return f"error: {_one_line(str(error))}", FAILURE
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"error: {_one_line(where + (error.strerror or str(error)))}", FAILURE
     kind = type(error).__name__
     return (
         f"error: {kind}: {_one_line(str(error))}\n"

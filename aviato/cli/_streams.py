@@ -28,6 +28,7 @@ class Output:
 
     def __init__(self, descriptor: int, *, raw: bool = False) -> None:
         self._descriptor = descriptor
+        self._name = "standard error" if descriptor == 2 else "standard output"  # noqa: PLR2004
         self._filter = None if raw or not os.isatty(descriptor) else TerminalFilter()
         self._loop = asyncio.get_running_loop()
         self._work: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
@@ -67,7 +68,7 @@ class Output:
                 while view:
                     view = view[os.write(self._descriptor, view) :]
             except OSError as caught:
-                error = caught
+                error = OSError(caught.errno, f"cannot write to {self._name}: {caught.strerror}")
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(_settle, done, error)
 

@@ -93,7 +93,10 @@ async def _download(sandbox: Sandbox, remote: str, local: Path) -> None:
         raise click.UsageError(f"{remote} is a directory; cp {_ONE_FILE}")
     if local.is_dir():
         local /= posixpath.basename(remote)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{local.name}.", dir=local.parent)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{local.name}.", dir=local.parent)
+    except OSError as error:
+        raise click.UsageError(f"{local}: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             async with sandbox.read_file_streaming(remote) as pieces:

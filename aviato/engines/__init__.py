@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 BUILTIN = ("local",)
 
 
-def open_engine(name: str) -> Engine:
+def open_engine(name: str, *, source: str = "") -> Engine:
     """Make the engine of this name for the running event loop.
 
     Args:
         name: `"local"`, or the name of an engine that an installed package offers as an entry point of the
             group `aviato.engines`.
+        source: Where the name came from, for the error's text.
 
     Raises:
         ConfigurationError: No engine has this name.
@@ -34,7 +35,7 @@ def open_engine(name: str) -> Engine:
         return engine
     others = sorted({entry.name for entry in entry_points(group="aviato.engines")} - set(BUILTIN))
     raise ConfigurationError(
-        f"engine must be one of {', '.join([*BUILTIN, *others])}, got {name!r}",
+        f"{source}{': ' if source else ''}engine must be one of {', '.join([*BUILTIN, *others])}, got {name!r}",
         hint="Docker, Kubernetes and gateway URLs are not in this release."
         if name in _PLANNED or "://" in name
         else None,

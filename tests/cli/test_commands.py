@@ -46,6 +46,14 @@ def test_help_is_quick_and_names_every_command() -> None:
         assert f"  {name} " in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [[], ["image"]])
+def test_without_a_command_the_overview_is_shown(arguments: list[str]) -> None:
+    """Line by line, as `--help` does, but as a mistake."""
+    code, out, err = invoke(*arguments)
+    assert (code, out) == (2, "")
+    assert err == invoke(*arguments, "--help")[1]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     """Each command explains itself."""
@@ -102,6 +110,7 @@ def test_failures_are_an_error_a_hint_and_exit_code_125(home: dict[str, str]) ->
     assert invoke("rm", "sbx-0123456789abcdef", **home)[0] == 125
     assert invoke("run", "--engine", "nosuch", "true", **home)[0] == 125
     assert invoke("ls", AVIATO_HOME="relative")[0] == 125
+    assert invoke("ls", AVIATO_ENGINE="nosuch", **home)[2].startswith("error: environment variable AVIATO_ENGINE: ")
 
 
 def test_a_full_traceback_is_there_for_the_asking(home: dict[str, str]) -> None:
@@ -178,6 +187,9 @@ def test_files_are_copied_both_ways(program: Program, detached: Make, tmp_path: 
         assert done.returncode == 125
         assert done.stderr.startswith(b"error: ")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "out"]
+    done = program("cp", f"{sandbox_id}:/data/deep/x", str(tmp_path / "nowhere" / "x"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/nowhere/x: No such file or directory\n".encode())
     done = program("cp", str(tmp_path), f"{sandbox_id}:/tmp/")
     assert done.returncode == 2
     assert b"single files" in done.stderr

@@ -154,6 +154,17 @@ def test_control_sequences_do_not_reach_a_terminal(program: Program) -> None:
     assert _on_terminal("run", "--raw", "--", "sh", "-c", text) == b"\033]0;title\007\033[31mred\033[0m\r\n"
 
 
+def test_a_closed_or_full_output_is_an_error(program: Program) -> None:
+    """What cannot be shown is said, and never goes into a file that happens to have the number."""
+    del program
+    for redirection, said in ((">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$0" -m aviato.cli run -- echo hello {redirection}', sys.executable],
+            capture_output=True, text=True, cwd=ROOT, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (125, f"error: cannot write to standard output: {said}\n")
+
+
 def _on_terminal(*arguments: str) -> bytes:
     ours, theirs = pty.openpty()
     try:

@@ -12,7 +12,7 @@ import pytest
 from aviato import aio
 from aviato.engines.base import SandboxQuery
 from aviato.engines.local.engine import LocalEngine
-from aviato.exceptions import SandboxNotFoundError
+from aviato.exceptions import SandboxLostError, SandboxNotFoundError
 from tests.helpers.local import groups_left, home, init_of, require_local
 from tests.local.support import Client, becomes, is_alive
 
@@ -48,6 +48,17 @@ async def test_stop_ends_forty_processes_that_ignore_it() -> None:
     assert time.monotonic() - began < 2.2
     assert not is_alive(init)
     assert not [path for path in groups_left() if sandbox.sandbox_id in path]
+
+
+async def test_a_killed_agent_is_named_with_its_signal() -> None:
+    """The sandbox is lost, and the message says how in words."""
+    sandbox = await aio.Sandbox.run(engine="local")
+    process = sandbox.exec(["sleep", "1000"])
+    os.kill(init_of(sandbox.sandbox_id), signal.SIGKILL)
+    with pytest.raises(SandboxLostError):
+        await process
+    with pytest.raises(SandboxLostError, match=r"its agent was killed by signal 9\n"):
+        await sandbox.wait_until_complete()
 
 
 async def test_a_killed_client_leaves_nothing() -> None:

@@ -36,6 +36,14 @@ async def test_the_disk_ends_at_its_size_everywhere() -> None:
         assert "Read-only" in (await sandbox.exec(["touch", "/dev/fill"])).stderr
 
 
+@pytest.mark.parametrize(("resources", "said"), [({"memory": "1Mi"}, "16Mi"), ({"processes": 1}, "2 or more")])
+async def test_too_little_to_start_is_said(resources: dict[str, object], said: str) -> None:
+    """The error names the resource and the least that works, rather than what fell over for want of it."""
+    with pytest.raises(aviato.CapabilityError, match=next(iter(resources))) as caught:
+        await aio.Sandbox.run(engine="local", resources=resources).wait()
+    assert said in str(caught.value.hint)
+
+
 async def test_files_end_at_their_count() -> None:
     """A flood of empty files ends in ENOSPC."""
     async with aio.Sandbox.run(engine="local", resources={"disk": "16Mi"}) as sandbox:

@@ -109,6 +109,12 @@ def test_bad_mounted_files(value: Any, error: type[Exception], text: str) -> Non
     assert text in str(caught.value)
 
 
+def test_two_files_for_one_path_are_refused() -> None:
+    """However the path is spelt, and at the call."""
+    with pytest.raises(ValueError, match="two files for '/a/b'"):
+        SandboxDefaults(mounted_files=[{"path": "/a/b", "content": ""}, {"path": "/a/./b", "content": ""}])
+
+
 def test_network_is_closed_by_default() -> None:
     """Nothing in, nothing out; lists become tuples."""
     assert NetworkOptions.coerce(None) == NetworkOptions(egress_mode="none", ingress_mode="none")

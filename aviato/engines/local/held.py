@@ -468,9 +468,8 @@ class Held:
             record["status"], record["exit_reason"] = "failed", "oom_killed"
         else:
             record["status"], record["exit_reason"] = "failed", "lost"
-            record["message"] = (
-                f"its agent ended with status {self._status}: {self._stderr.decode(errors='replace').strip()}"
-            )
+            text = self._stderr.decode(errors="replace").strip()
+            record["message"] = f"its agent {_how(self._status)}{': ' if text else ''}{text}"
 
     def _start_error(self) -> LaunchError:
         if self._why is not None:
@@ -482,9 +481,7 @@ class Held:
         if "bwrap" in text:
             remedy = launch.REFUSALS["user namespace"] if "namespace" in text else launch.REFUSALS["mount namespace"]
             return LaunchError("isolation", text, step="bubblewrap", remedy=remedy)
-        return LaunchError(
-            "agent", f"the agent of {self.id} ended with status {self._status}: {text or 'it said nothing'}"
-        )
+        return LaunchError("agent", f"the agent of {self.id} {_how(self._status)}: {text or 'it said nothing'}")
 
     def _give_back(self, *, keep_directory: bool = False) -> None:
         for fd in self._fds:
@@ -520,3 +517,10 @@ class Held:
                 records.remove(self.path)
             os.close(self._lock)
             self._lock = -1
+
+
+def _how(status: int | None) -> str:
+    """Say how a process ended; bubblewrap returns 128 + N for an agent that signal N killed."""
+    code = 0 if status is None else os.waitstatus_to_exitcode(status)
+    number = -code if code < 0 else code - 128
+    return f"was killed by signal {number}" if 0 < number < 65 else f"returned {code}"

@@ -29,6 +29,9 @@ LONGEST_LIFETIME = 24 * 3600.0
 ORPHAN_SECONDS = 2.0
 MEMORY_BYTES = 2 << 30
 DISK_BYTES = 1 << 30
+LEAST_MEMORY_BYTES = 16 << 20
+LEAST_PROCESSES = 2
+"""The agent and a command."""
 PROCESSES = 512
 BYTES_PER_INODE = 16384
 FILES_OPEN = 4096
@@ -162,6 +165,14 @@ def _refuse(spec: SandboxSpec) -> None:
 def _limits(asked: Resources, *, is_root: bool) -> tuple[dict[str, Any], Isolation]:
     layout = find_layout()
     memory = asked.memory_bytes or MEMORY_BYTES
+    processes = asked.max_processes or PROCESSES
+    if memory < LEAST_MEMORY_BYTES:
+        raise CapabilityError(f"memory: a sandbox cannot start with {memory} bytes", hint="Give it 16Mi or more.")
+    if processes < LEAST_PROCESSES:
+        raise CapabilityError(
+            f"processes: {processes} leaves none to commands, since one is the sandbox's own",
+            hint=f"Give it {LEAST_PROCESSES} or more.",
+        )
     if asked.cpu_millicores is not None and "cpu" not in layout.controllers:
         raise CapabilityError(
             f"cpu: this user may not make control groups, so {asked.cpu_millicores} millicores cannot be held",
@@ -184,7 +195,7 @@ def _limits(asked: Resources, *, is_root: bool) -> tuple[dict[str, Any], Isolati
         network=Protection.HARD,
         notes=tuple(notes),
     )
-    limits = {"memory": memory, "processes": asked.max_processes or PROCESSES, "cpu": asked.cpu_millicores}
+    limits = {"memory": memory, "processes": processes, "cpu": asked.cpu_millicores}
     return limits, isolation
 
 
