@@ -33,7 +33,8 @@ class Resources:
         memory_bytes: Limit of memory.
         gpu_count: Number of GPUs.
         gpu_type: Kind of GPU, as the engine names it.
-        disk_bytes: Limit of what the sandbox may write (`disk`).
+        disk_bytes: Limit of what the sandbox may write (`disk`); None: on the local engine 1 GiB, and no more than a
+            memory limit that was given.
         max_processes: Limit of processes and threads (`processes`).
         cpu_request_millicores: What is reserved, at most the limit.
         memory_request_bytes: What is reserved, at most the limit.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aviato.engines.base import SandboxSpec
 
 _log = logging.getLogger("aviato")
+_NOT_FOUND = 127
 END_NEWS_SECONDS = 2.0
 """How long the news of an end may take to arrive behind the end of the connection."""
 STOP_MARGIN_SECONDS = 30.0
@@ -319,8 +320,17 @@ class Life:
         if info.returncode is None:
             return SandboxFailedError(f"sandbox {name} failed: {info.message or 'no cause is known'}", sandbox_id=name)
         return SandboxNotRunningError(
-            f"sandbox {name} has ended: its main command returned {info.returncode}", sandbox_id=name
+            f"sandbox {name} has ended: its main command returned {info.returncode}",
+            sandbox_id=name,
+            hint=self.main_command_hint(),
         )
+
+    def main_command_hint(self) -> str | None:
+        """Return what probably helps when the main command was not found, else None."""
+        words = () if self.spec is None else self.spec.command or ()
+        if self.info.returncode == _NOT_FOUND and words and " " in words[0]:
+            return f"A command is one word: give command={words[0].split()[0]!r} and the rest as args."
+        return None
 
     async def stop(self, grace: float, *, missing_ok: bool) -> None:
         """Stop it; concurrent callers share one stop.

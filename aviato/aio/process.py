@@ -337,7 +337,7 @@ class Process:
             self._completion.set_cancelled()
             return
         own = copy.copy(error)
-        own.__cause__ = error
+        own.__cause__, own.__traceback__ = error.__cause__, error.__traceback__  # a copy, for others get it too
         if isinstance(own, AviatoError) and any(buffer.received for buffer in self._buffers.values()):
             status = ExitStatus(-1, 0, 0, 0, 0, 0)
             own.exec_result = self._result(status, ExitReason.LOST)

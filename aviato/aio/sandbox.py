@@ -469,7 +469,9 @@ class Sandbox:
             return self
         if self.status is SandboxStatus.FAILED and self.returncode is not None:
             raise SandboxFailedError(
-                f"the main command of sandbox {self.sandbox_id} returned {self.returncode}", sandbox_id=self.sandbox_id
+                f"the main command of sandbox {self.sandbox_id} returned {self.returncode}",
+                sandbox_id=self.sandbox_id,
+                hint=life.main_command_hint(),
             )
         raise end
 

@@ -38,6 +38,8 @@ def command(engine: str | None, source: str, target: str) -> int:
     inside, outside = _split(source), _split(target)
     if (inside is None) == (outside is None):
         raise click.UsageError("exactly one side must be ID:REMOTE, such as sbx-0123456789abcdef:/tmp/x")
+    if "-" in (source, target):
+        raise click.UsageError("cp knows files only, no standard streams; use exec ID -- cat, or a file named ./-")
 
     async def body() -> int:
         from aviato.aio import Sandbox  # noqa: PLC0415 - --help does without

@@ -90,6 +90,11 @@ class AgentConnection(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(pack_frame(type_, stream, *payload))
 
+    def say_closing(self, reason: CloseReason, code: int) -> None:
+        """Tell the sandbox's end to a client that was welcomed; another one sees the connection close."""
+        if self._ready:
+            self.send(FrameType.CLOSING, 0, S_CLOSING.pack(reason, code))
+
     def error(self, stream: int, number: int, message: str) -> None:
         """Send an ERROR, which ends the stream."""
         self.send(FrameType.ERROR, stream, S_ERROR.pack(number), pack_strings([message.encode()[:4096]]))
@@ -250,7 +255,7 @@ class FakeAgent:
     def say_closing(self, reason: CloseReason, code: int) -> None:
         """Tell the clients the end, and close."""
         for connection in list(self.connections):
-            connection.send(FrameType.CLOSING, 0, S_CLOSING.pack(reason, code))
+            connection.say_closing(reason, code)
             connection.close()
 
 

@@ -253,3 +253,12 @@ async def test_a_close_that_is_cancelled_goes_on(face: Face) -> None:
         await closing
     await session.close()
     assert sandbox.status == "terminated"
+
+
+async def test_a_command_with_a_blank_gets_a_hint(face: Face) -> None:
+    """The commonest slip with a main command is named with what to write."""
+    sandbox = face.run("sleep 5")
+    with pytest.raises(aviato.SandboxFailedError, match="127") as caught:
+        await sandbox.wait_until_complete(timeout=20)
+    assert caught.value.hint is not None
+    assert "command='sleep'" in caught.value.hint

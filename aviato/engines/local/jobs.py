@@ -77,7 +77,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
     is_root = ids.can_shift()
     limits, isolation = _limits(spec.resources, is_root=is_root)
     connected = spec.network.egress_mode == "internet"
-    disk = spec.resources.disk_bytes or DISK_BYTES
+    disk = spec.resources.disk_bytes or min(DISK_BYTES, spec.resources.memory_bytes or DISK_BYTES)
     subordinate = None if is_root else ids.subordinate()
     several = is_root or subordinate is not None
     if spec.user is not None and not several and spec.user not in {"0", "root"}:
