@@ -43,6 +43,7 @@ __all__ = ["ProcessSink", "RemoteProcess"]
 _EXHAUSTED = {errnos.EAGAIN, errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE}
 _MESSAGE_MAX = 4096
 _CREDIT_STEP = WINDOW // 2
+_EXIT_FLAGS = int(ExitFlags.TIMED_OUT | ExitFlags.NOT_STARTED)  # a number: `~` of flags differs between Pythons
 _STDOUT, _STDERR = int(FrameType.STDOUT), int(FrameType.STDERR)
 
 
@@ -117,8 +118,9 @@ class RemoteProcess:
         process_id: The stream id, chosen by this side.
     """
 
-    def __init__(self, outlet: Outlet, process_id: int, sink: ProcessSink, start: bytes) -> None:
+    def __init__(self, outlet: Outlet, process_id: int, sink: ProcessSink, start: bytes, *, limited: bool) -> None:
         self.process_id = process_id
+        self._limited = limited  # it was given a timeout
         self._outlet = outlet
         self._sink = sink
         self._start: bytes | None = start
@@ -311,8 +313,12 @@ class RemoteProcess:
         if [status.stdout_total, status.stderr_total] != self._received:
             raise AgentProtocolError("the output delivered is not as long as the agent says it was")
         expected = 128 + status.signal if status.signal else status.returncode & 0xFF
-        if status.returncode != expected or status.flags & ~(ExitFlags.TIMED_OUT | ExitFlags.NOT_STARTED):
+        if status.returncode != expected or not 0 <= status.flags <= _EXIT_FLAGS:
             raise AgentProtocolError("exit status that cannot be")
+        if bool(status.flags & ExitFlags.NOT_STARTED) is bool(self._pid):
+            raise AgentProtocolError("the end of a command that was started and was not, or neither")
+        if status.flags & ExitFlags.TIMED_OUT and not self._limited:
+            raise AgentProtocolError("a command without a timeout ran into it")
         self._ended = True
         self._unacked.clear()
         self._sink.process_exited(status)
