@@ -283,10 +283,11 @@ class RemoteProcess:
             return
         while self._unacked and self._acked + len(self._unacked[0]) <= accepted:
             self._acked += len(self._unacked.popleft())
-        if accepted > self._acked:
+        if self._unacked and accepted > self._acked:
             self._unacked[0] = self._unacked[0][accepted - self._acked :]
-            self._acked = accepted
-        self._sink.process_stdin_accepted()
+        self._acked = accepted
+        if not self._stdin_closed:  # else nothing is kept any more, and there is no room to tell of
+            self._sink.process_stdin_accepted()
 
     def _on_gap(self, payload: bytes) -> None:
         which, offset = S_CREDIT.unpack(exact(payload, S_CREDIT.size, "gap"))

@@ -102,10 +102,11 @@ COMMANDS = {
     "two starts": STARTED + STARTED,
     "another pid": STARTED + frame(FrameType.STARTED, S_STARTED.pack(6, 0)),
     "pid 0": frame(FrameType.STARTED, S_STARTED.pack(0, 0)),
-    "input that was not sent": frame(FrameType.STARTED, S_STARTED.pack(5, 1)),
+    "input that was not sent": frame(FrameType.STARTED, S_STARTED.pack(5, 3)),
     "short start": frame(FrameType.STARTED, b"\0"),
     "long start": frame(FrameType.STARTED, S_STARTED.pack(5, 0), b"x"),
-    "ack that was not sent": STARTED + frame(FrameType.ACK, S_OFFSET.pack(1)),
+    "ack of what was not sent": STARTED + frame(FrameType.ACK, S_OFFSET.pack(3)),
+    "ack backwards": STARTED + b"".join(frame(FrameType.ACK, S_OFFSET.pack(n)) for n in (2, 1)),
     "ack overflow": STARTED + frame(FrameType.ACK, S_OFFSET.pack(2**64 - 1)),
     "ack of nothing": STARTED + frame(FrameType.ACK, S_OFFSET.pack(0)),
     "long ack": STARTED + frame(FrameType.ACK, bytes(9)),
@@ -197,6 +198,9 @@ MANNERS = {
     "says nothing": Behaviour(lambda _: b"", (), survives=True),
     "never ends a frame": Behaviour(
         lambda _: HEADER.pack(MAX_PAYLOAD, 130, STREAM) + bytes(500_000), (), survives=True
+    ),
+    "accepts input that it had closed": Behaviour(
+        lambda _: STARTED + frame(FrameType.STDIN_CLOSED) + frame(FrameType.ACK, S_OFFSET.pack(1)), (), survives=True
     ),
     "only accepts input": Behaviour(
         lambda s: frame(FrameType.ACK, S_OFFSET.pack(3), stream=s.write), (), survives=True

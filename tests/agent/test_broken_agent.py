@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aviato.agent.channel import Channel
-from aviato.agent.frames import S_ERROR, S_OFFSET, FrameReader, FrameType, pack_strings
+from aviato.agent.frames import S_ERROR, S_OFFSET, S_STARTED, FrameReader, FrameType, pack_strings
 from aviato.exceptions import AgentProtocolError, EngineConnectionError, SandboxExecutionError
-from tests.agent.enemy import FLOOD, STARTED, STREAM, WELCOME, Enemy, Pipe, frame, out
+from tests.agent.enemy import FLOOD, STARTED, STREAM, WELCOME, Enemy, Pipe, end, frame, out
 from tests.agent.harness import Recorder
 
 if TYPE_CHECKING:
@@ -42,6 +42,36 @@ async def test_hangs_up_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(EngineConnectionError):
         await recorder.end
     assert tries < 40
+    await channel.close()
+
+
+async def test_input_closed_while_away() -> None:
+    """An honest agent says after a broken connection that the input is closed, and then how much of it was taken."""
+    pipes: list[Pipe] = []
+
+    def on_write(pipe: Pipe, data: bytes) -> None:
+        for type_, _, _ in FrameReader().feed(data):
+            if type_ == FrameType.HELLO:
+                pipe.say(WELCOME)
+            elif type_ == FrameType.START:
+                pipe.say(STARTED)
+                pipe.abort()
+            elif type_ == FrameType.ATTACH:
+                pipe.say(frame(FrameType.STDIN_CLOSED) + frame(FrameType.STARTED, S_STARTED.pack(5, 2)) + end(3))
+
+    async def connect(protocol: asyncio.Protocol) -> asyncio.Transport:
+        pipes.append(Pipe(protocol, on_write))
+        protocol.connection_made(pipes[-1])
+        return pipes[-1]
+
+    channel = Channel(connect, sandbox_id="sbx-test")
+    await channel.open(5)
+    recorder = Recorder()
+    recorder.remote = channel.exec(["true"], recorder, stdin=True, process_id=STREAM)
+    recorder.remote.send_stdin(b"in")
+    assert (await recorder.end).returncode == 3
+    assert len(pipes) == 2
+    assert not channel.closed
     await channel.close()
 
 

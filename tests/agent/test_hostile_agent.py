@@ -37,6 +37,7 @@ def ask_everything(channel: Channel) -> tuple[list[Awaitable[object]], Recorder]
     recorder, other = Recorder(consume=False), Recorder()
     channel.exec(["other"], other, process_id=STREAM - 1)
     recorder.remote = channel.exec(["true"], recorder, stdin=True, process_id=STREAM)
+    recorder.remote.send_stdin(b"in")
     requests = [read(channel), channel.write_file("/f", chunks()), channel.ping(30), channel.extend(30)]
     return [recorder.end, other.end, *map(asyncio.ensure_future, requests)], recorder
 
