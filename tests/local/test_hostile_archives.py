@@ -8,7 +8,7 @@ import lzma
 import os
 import stat
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from tests.local.archives import Arena, directory, entry, pax, symlink
 from tests.local.hostile_archives import REFUSED, SAFE
 from tests.local.test_images import docker_archive
 
-WAYS = {
+WAYS: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda data: data,
     "gzip": gzip.compress,
     "layer": lambda data: docker_archive([data]),
@@ -48,6 +48,11 @@ def import_(arena: Arena, data: bytes) -> Path:
     return Path(root)
 
 
+def bound(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
+    """Let the disk look as big as the test needs it."""
+    monkeypatch.setattr(Limits, "of", staticmethod(lambda _directory: limits))
+
+
 def listed(root: Path) -> list[str]:
     """List what is below a directory, links not followed."""
     found = [Path(folder, name) for folder, names, files in os.walk(root) for name in (*names, *files)]
@@ -58,7 +63,7 @@ def listed(root: Path) -> list[str]:
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(arena: Arena, monkeypatch: pytest.MonkeyPatch, name: str, way: str) -> None:
     """Each is an ArchiveError whatever it is wrapped in, and the store keeps nothing of it."""
-    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, _directory: cls(64 << 20)))
+    bound(monkeypatch, Limits(64 << 20))
     if way == "layer" and name == "empty":
         pytest.skip("a layer without anything is a layer")
     with pytest.raises(ArchiveError):
@@ -90,10 +95,9 @@ def test_unpacked_safely(arena: Arena, name: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
-def test_bombs_are_bounded(arena: Arena, monkeypatch: pytest.MonkeyPatch, compress: object) -> None:
+def test_bombs_are_bounded(arena: Arena, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]) -> None:
     """A small file that would become a big one stops at the limit, in flat memory."""
-    assert callable(compress)
-    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, _directory: cls(4 << 20)))
+    bound(monkeypatch, Limits(4 << 20))
     bomb = compress(entry("zeros", bytes(64 << 20)))
     tracemalloc.start()
     try:
@@ -106,7 +110,7 @@ def test_bombs_are_bounded(arena: Arena, monkeypatch: pytest.MonkeyPatch, compre
 
 def test_names_of_documents_do_not_fill_the_memory(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     """An archive that looks like an image for a long time, by names of any length, is not remembered name by name."""
-    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, _directory: cls(256 << 20, entries=10)))
+    bound(monkeypatch, Limits(256 << 20, entries=10))
     long_names = b"".join(pax({"path": b"n" * 900_000 + b"%d.json" % number}) + entry("x") for number in range(40))
     many_names = b"".join(entry(f"{number}.json") for number in range(50_000))
     for data in (gzip.compress(long_names), gzip.compress(many_names, 1)):
