@@ -14,7 +14,8 @@ import os
 os.chdir("/tmp")
 os.makedirs("honest{folder}", exist_ok=True)
 open("honest{canary}", "w").write("inside")
-os.symlink("honest{folder}", "first")
+os.symlink("honest{folder}", "race")
+print("on", flush=True)
 while True:
     for target in "{folder}", "honest{folder}":
         os.symlink(target, "next")

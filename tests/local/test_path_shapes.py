@@ -68,9 +68,10 @@ async def test_shape(sandbox: aio.Sandbox, canary: Canary, name: str) -> None:
 async def test_swapped_while_it_is_used(sandbox: aio.Sandbox, canary: Canary) -> None:
     """A folder that changes into a link and back all the time leads, at each moment, to places in the sandbox."""
     process = sandbox.exec(["python3", "-c", canary.fill(RACE)])
+    assert await anext(aiter(process.stdout)) == "on\n"
     path = "/tmp/race/canary"
     seen: list[bytes] = []
-    while len(seen) < 50:  # until the race has begun there is nothing to read
+    while len(seen) < 50:  # half of the time there is nothing to read
         seen += await read(sandbox, path)
         assert SECRET not in b"".join(seen)
         with contextlib.suppress(SandboxFileError):
