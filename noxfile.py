@@ -77,6 +77,17 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz what strangers send, guided by coverage; options after `--` are libFuzzer's: `-- -max_total_time=600`."""
+    session.install(".[test]", "atheris>=2.3")
+    corpus = Path(session.cache_dir) / "fuzz"
+    for target in ("codec", "client", "tar"):
+        (corpus / target).mkdir(parents=True, exist_ok=True)
+        options = session.posargs or ["-max_total_time=60"]
+        session.run("python", "-m", "tests.fuzz.guided", target, *options, str(corpus / target))
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """Build, look into the wheel, and import it where no optional dependency is installed."""
     session.install("build")

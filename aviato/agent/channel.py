@@ -188,7 +188,7 @@ class Channel:
             flags=StartFlags.STDIN if stdin else 0,
             timeout_ms=timeout_ms,
         )
-        process = RemoteProcess(self, stream, sink, start)
+        process = RemoteProcess(self, stream, sink, start, limited=timeout_ms > 0)
         self._streams[stream] = process
         return process
 

@@ -43,6 +43,8 @@ __all__ = ["ProcessSink", "RemoteProcess"]
 _EXHAUSTED = {errnos.EAGAIN, errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE}
 _MESSAGE_MAX = 4096
 _CREDIT_STEP = WINDOW // 2
+_TIMED_OUT, _NOT_STARTED = int(ExitFlags.TIMED_OUT), int(ExitFlags.NOT_STARTED)
+_EXIT_FLAGS = _TIMED_OUT | _NOT_STARTED  # numbers: operators of flags take a microsecond, and `~` differs by Python
 _STDOUT, _STDERR = int(FrameType.STDOUT), int(FrameType.STDERR)
 
 
@@ -99,9 +101,6 @@ def unpack_error(payload: bytes) -> tuple[int, str]:
     return number, "".join(letter if letter.isprintable() else "?" for letter in message)
 
 
-_EXIT_FLAGS = int(ExitFlags.TIMED_OUT | ExitFlags.NOT_STARTED)
-
-
 def exact(payload: bytes, size: int, what: str) -> bytes:
     """Give `payload` back if it has the right size.
 
@@ -120,8 +119,9 @@ class RemoteProcess:
         process_id: The stream id, chosen by this side.
     """
 
-    def __init__(self, outlet: Outlet, process_id: int, sink: ProcessSink, start: bytes) -> None:
+    def __init__(self, outlet: Outlet, process_id: int, sink: ProcessSink, start: bytes, *, limited: bool) -> None:
         self.process_id = process_id
+        self._limited = limited  # it was given a timeout
         self._outlet = outlet
         self._sink = sink
         self._start: bytes | None = start
@@ -284,10 +284,11 @@ class RemoteProcess:
             return
         while self._unacked and self._acked + len(self._unacked[0]) <= accepted:
             self._acked += len(self._unacked.popleft())
-        if accepted > self._acked:
+        if self._unacked and accepted > self._acked:
             self._unacked[0] = self._unacked[0][accepted - self._acked :]
-            self._acked = accepted
-        self._sink.process_stdin_accepted()
+        self._acked = accepted
+        if not self._stdin_closed:  # else nothing is kept any more, and there is no room to tell of
+            self._sink.process_stdin_accepted()
 
     def _on_gap(self, payload: bytes) -> None:
         which, offset = S_CREDIT.unpack(exact(payload, S_CREDIT.size, "gap"))
@@ -314,8 +315,12 @@ class RemoteProcess:
         if [status.stdout_total, status.stderr_total] != self._received:
             raise AgentProtocolError("the output delivered is not as long as the agent says it was")
         expected = 128 + status.signal if status.signal else status.returncode & 0xFF
-        if status.returncode != expected or status.flags & ~_EXIT_FLAGS:
+        if status.returncode != expected or not 0 <= status.flags <= _EXIT_FLAGS:
             raise AgentProtocolError("exit status that cannot be")
+        if bool(status.flags & _NOT_STARTED) is bool(self._pid):
+            raise AgentProtocolError("the end of a command that was started and was not, or neither")
+        if status.flags & _TIMED_OUT and not self._limited:
+            raise AgentProtocolError("a command without a timeout ran into it")
         self._ended = True
         self._unacked.clear()
         self._sink.process_exited(status)

@@ -128,7 +128,5 @@ async def test_more_cpu_than_there_is_warns() -> None:
 async def test_a_small_memory_has_a_small_disk() -> None:
     """Files lie in memory, so a disk that nobody asked for is not larger than the memory that somebody did."""
     async with aio.Sandbox.run(engine="local", resources={"memory": "64Mi"}) as sandbox:
-        done = await sandbox.exec(
-            ["python3", "-c", "import os; s = os.statvfs('/'); print(s.f_blocks * s.f_frsize)"]
-        )
+        done = await sandbox.exec(["python3", "-c", "import os; s = os.statvfs('/'); print(s.f_blocks * s.f_frsize)"])
         assert int(done.stdout) == 64 << 20

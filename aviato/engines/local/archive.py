@@ -62,6 +62,7 @@ class Unpacker:
         self._directories: dict[tuple[bytes, ...], Member] = {}
         self._layer: set[tuple[bytes, ...]] | None = None
         self._hash = hashlib.sha256()
+        self._implied = 0
         self.entries = 0
         self.bytes = 0
         self.skipped: dict[str, int] = {}
@@ -84,8 +85,7 @@ class Unpacker:
         """
         parts = self._parts(member.path, "path")
         self.entries += 1
-        if self.entries > self._limits.entries:
-            raise ArchiveError(f"the archive has more than {self._limits.entries} entries")
+        self._check_entries()
         if self.bytes + member.size > self._limits.total_bytes:
             raise ArchiveError(
                 f"{_shown(member.path)}: {member.size} bytes do not fit, {self._limits.total_bytes} are free",
@@ -104,6 +104,10 @@ class Unpacker:
             self._record(member)
             if self._layer is not None:
                 self._layer.update(parts[:end] for end in range(1, len(parts) + 1))
+
+    def _check_entries(self) -> None:
+        if self.entries + self._implied > self._limits.entries:
+            raise ArchiveError(f"the archive has more than {self._limits.entries} entries")
 
     def skip(self, what: str) -> None:
         """Count something that is left out."""
@@ -158,6 +162,8 @@ class Unpacker:
             except FileNotFoundError:
                 if not create:
                     raise
+                self._implied += 1  # a short archive can name many directories that it has no entries for
+                self._check_entries()
                 os.mkdir(part, 0o700, dir_fd=parent)
                 descriptor = os.open(part, _DIRECTORY, dir_fd=parent)
                 os.fchmod(descriptor, 0o755)

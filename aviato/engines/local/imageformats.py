@@ -23,6 +23,10 @@ _BUNDLE_MEMBER = re.compile(
 )
 _MAX_DOCUMENT = 8 << 20
 _MAX_LAYERS = 512
+_MAX_MEMBERS = 16 * _MAX_LAYERS
+_MAX_NAME = 255
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of characters: JSON can name them, and nothing that starts a program could encode them."""
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -107,8 +111,8 @@ def _index(source: Source) -> dict[str, _Blob] | None:
         name = posixpath.normpath(os.fsdecode(member.path))
         if name == ".":
             continue
-        if not _BUNDLE_MEMBER.match(name):
-            return None
+        if max(len(name), len(member.link)) > _MAX_NAME or len(found) > _MAX_MEMBERS or not _BUNDLE_MEMBER.match(name):
+            return None  # the limits are for what would only fill the memory
         if member.kind is Kind.FILE:
             found[name] = _Blob(source.position, member.size)
         elif member.kind in (Kind.SYMLINK, Kind.HARDLINK):
@@ -284,13 +288,13 @@ def _mapping(value: object, name: str) -> dict[str, Any]:
 
 
 def _string(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or _HALVES.search(value):
         raise ArchiveError(f"the image is malformed: {name} is not a string")
     return value
 
 
 def _strings(value: object, name: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) and not _HALVES.search(item) for item in value):
         raise ArchiveError(f"the image is malformed: {name} is not a list of strings")
     return value
 

@@ -88,9 +88,7 @@ class Source:
             raise ArchiveError(f"the archive cannot be read: {error}") from error
         self.position += len(data)
         if self.position > self._limit:
-            raise ArchiveError(
-                f"the archive is bigger than the {self._limit} bytes that fit here", hint="Free some disk space."
-            )
+            raise self._too_big()
         if self._digest is not None:
             self._digest.update(data)
         return data
@@ -108,13 +106,20 @@ class Source:
         return b"".join(pieces)
 
     def skip(self, size: int) -> None:
-        """Pass over `size` bytes."""
+        """Pass over `size` bytes; `ArchiveError` when that is more than fits."""
         if self._seekable:
+            if self.position + size > self._limit:
+                raise self._too_big()
             self._file.seek(size, os.SEEK_CUR)
             self.position += size
             return
         while size:
             size -= len(self.exactly(min(size, CHUNK)))
+
+    def _too_big(self) -> ArchiveError:
+        return ArchiveError(
+            f"the archive is bigger than the {self._limit} bytes that fit here", hint="Free some disk space."
+        )
 
     def drain(self) -> None:
         """Read to the end."""
