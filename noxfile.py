@@ -88,6 +88,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Make 2,000 sandboxes, break things, compare bytes, look for leftovers; `-- --short` for the least of it."""
+    session.install(".")
+    session.run("python", "benchmarks/soak.py", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """Build, look into the wheel, and import it where no optional dependency is installed."""
     session.install("build")

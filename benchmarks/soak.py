@@ -114,10 +114,10 @@ class Client:
         """Report, at once: the process may be killed at any moment."""
         os.write(1, (json.dumps(event) + "\n").encode())
 
-    async def one(self, scenario: str) -> None:
+    async def one(self, scenario: str, *, leave: bool) -> None:
         """Make one sandbox, do something with it and end it, or leave that to somebody else."""
         owners = ["session", "session", "run", "detached"] + ([] if scenario in {"agent killed", "bomb"} else ["leave"])
-        owner = "run" if scenario == "start stopped" else self.chance.choice(owners)
+        owner = "leave" if leave else "run" if scenario == "start stopped" else self.chance.choice(owners)
         detached = owner in {"detached", "leave"}
         config: dict[str, Any] = {
             "tags": ["leave"] if owner == "leave" else [],
@@ -322,6 +322,9 @@ async def client_main(given: argparse.Namespace) -> None:
     face: Any = aio if chance.random() < 0.6 else aviato
     scenarios = list(DECK)
     chance.shuffle(scenarios)
+    scenarios.remove("output")
+    first_left = chance.randrange(4)
+    scenarios.insert(first_left, "output")  # so that each client leaves one soon
     gate = asyncio.Semaphore(AT_ONCE)
     async with face.Session({"tags": ["soak"]}) as session:
         home = os.environ["AVIATO_HOME"]
@@ -331,7 +334,7 @@ async def client_main(given: argparse.Namespace) -> None:
             async with gate:
                 try:
                     async with asyncio.timeout(STEP_SECONDS):
-                        await client.one(scenario)
+                        await client.one(scenario, leave=number == first_left)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and fails
                     text = f"{scenario}: {type(error).__name__}: {error}"
                     client.say(event="failed", what=text, seed=given.seed, number=number, face=face.__name__)
@@ -535,8 +538,8 @@ class Soak:
             async with asyncio.timeout(CLIENT_SECONDS):
                 async for line in process.stdout:
                     self.heard(line, mine)
-                    if fate and ending is None and mine & self.up:
-                        ending = asyncio.create_task(end(self.chance.uniform(0, 1.5)))
+                    if fate and ending is None and mine & self.up & self.of("leave"):
+                        ending = asyncio.create_task(end(self.chance.uniform(0, 1)))
                 await process.wait()
         except TimeoutError:
             self.failures.append(f"client with seed {seed} did not end")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from aviato import aio
-from aviato.engines.local import ids, reaper
+from aviato.engines.local import ids, reaper, records
 from tests.helpers.local import home, record_of
 
 Session = Callable[..., aio.Session]
@@ -38,6 +43,43 @@ async def test_nonsense_on_the_socket_disturbs_nobody(local: Session) -> None:
                 client.sendall(line + b"\n")
                 assert "error" in json.loads(client.makefile("rb").readline())
         assert (await sandbox.exec(["echo", "undisturbed"])).stdout == "undisturbed\n"
+
+
+def test_a_directory_that_was_taken_for_a_leftover_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lists removes a directory that nobody has locked, also one that is just being made."""
+    place = tmp_path / "sbx-0123456789abcdef"
+    real, calls = fcntl.flock, 0
+
+    def flock(fd: int, operation: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            shutil.rmtree(place)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = records.claim(str(place))
+    assert lock is not None
+    assert os.path.samestat(os.fstat(lock), (place / "lock").stat())
+    assert records.claim(str(place)) is None
+    os.close(lock)
+
+
+def test_a_lock_that_was_removed_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or two would think that they hold what is at its path."""
+    path = tmp_path / "lock"
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        path.unlink()
+        path.touch()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(FileNotFoundError):
+        records.try_lock(str(path), create=True)
 
 
 def test_prune_removes_the_sockets_of_dead_supervisors() -> None:

@@ -135,11 +135,7 @@ class Held:
             raise
 
     def _take_place(self) -> None:
-        try:
-            os.mkdir(self.path, 0o700)
-        except FileExistsError:
-            raise LaunchError("conflict", f"the id {self.id} is in use") from None
-        lock = records.try_lock(f"{self.path}/lock", create=True)
+        lock = records.claim(self.path)
         if lock is None:
             raise LaunchError("conflict", f"the id {self.id} is in use")
         self._lock = lock

@@ -125,7 +125,10 @@ def prune(home: str, *, dry_run: bool = False) -> list[str]:
     for record in settle_all(home):
         if record["status"] in _TERMINAL:
             place = records.directory(home, record["id"])
-            lock = records.try_lock(f"{place}/lock", create=True)
+            try:
+                lock = records.try_lock(f"{place}/lock", create=True)
+            except FileNotFoundError:  # somebody else prunes too
+                continue
             if lock is None:
                 continue
             removed.append(record["id"])

@@ -15,12 +15,14 @@ Everything lies under `AVIATO_HOME` (mode 0700)::
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import stat
+import time
 from typing import Any
 
 VERSION = 1
@@ -147,12 +149,14 @@ def try_lock(path: str, *, create: bool) -> int | None:
     """Take a lock without waiting and return its descriptor, None when another process holds it.
 
     Raises:
-        OSError: The file cannot be opened.
+        OSError: The file cannot be opened, or was removed by who held the lock until now.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     fd = os.open(path, flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+            raise FileNotFoundError(errno.ENOENT, "the lock was removed", path)
     except BlockingIOError:
         os.close(fd)
         return None
@@ -162,10 +166,33 @@ def try_lock(path: str, *, create: bool) -> int | None:
     return fd
 
 
+def claim(path: str) -> int | None:
+    """Make a sandbox's directory and return its lock, None when the directory is there already.
+
+    Whoever lists may meet the directory before it is locked, and remove it as a leftover; then it is made again.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return None
+    for _ in range(200):
+        with contextlib.suppress(FileNotFoundError):
+            lock = try_lock(f"{path}/lock", create=True)
+            if lock is not None:
+                return lock
+        time.sleep(0.005)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+    return None
+
+
 def remove(path: str) -> None:
     """Remove a sandbox's directory; it holds files only."""
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(path):
+        for entry in list(os.scandir(path)):  # all of them first: a new owner may make its own meanwhile
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.path)
         os.rmdir(path)
