@@ -27,16 +27,13 @@ def settle(home: str, sandbox_id: str) -> dict[str, Any]:
     place = records.directory(home, sandbox_id)
     try:
         record = records.read(f"{place}/record.json")
-        if record["id"] != sandbox_id:
-            raise records.CorruptRecordError(f"{place}: it is the record of another sandbox")
+        records.check(record, sandbox_id)
     except FileNotFoundError:
         _drop_unwritten(place)
         raise
-    except (records.CorruptRecordError, KeyError, TypeError) as error:
+    except records.CorruptRecordError:
         _set_aside(home, sandbox_id)
-        if isinstance(error, records.CorruptRecordError):
-            raise
-        raise records.CorruptRecordError(f"{place}: {error}") from error
+        raise
     if record["status"] in _TERMINAL:
         return record
     lock = records.try_lock(f"{place}/lock", create=False)  # made anew it would keep a directory that goes just now
@@ -44,6 +41,7 @@ def settle(home: str, sandbox_id: str) -> dict[str, Any]:
         return record
     try:
         record = records.read(f"{place}/record.json")
+        records.check(record, sandbox_id)
         if record["status"] not in _TERMINAL:
             _end(record)
             if not record["detached"]:
@@ -75,7 +73,7 @@ def _set_aside(home: str, sandbox_id: str) -> None:
 
 def _end(record: dict[str, Any]) -> None:
     """End what is left of a sandbox, by names that cannot mean anybody else."""
-    groups = [path for path in record.get("groups", ()) if _is_ours(path)]
+    groups = [path for path in record.get("groups", ()) if _is_own(path, record["id"])]
     for path in groups:
         with contextlib.suppress(OSError), open(f"{path}/cgroup.kill", "w", encoding="ascii") as file:
             file.write("1")
@@ -100,13 +98,10 @@ def _end(record: dict[str, Any]) -> None:
                 time.sleep(0.005)
 
 
-def _is_ours(path: str) -> bool:
+def _is_own(path: str, sandbox_id: str) -> bool:
     clean = os.path.normpath(path)
     return (
-        clean == path
-        and path.startswith(f"{ROOT}/")
-        and f"/{FAMILY}" in path
-        and path.rsplit("/", 1)[-1].startswith("sbx-")
+        clean == path and path.startswith(f"{ROOT}/") and f"/{FAMILY}" in path and path.rsplit("/", 1)[-1] == sandbox_id
     )
 
 

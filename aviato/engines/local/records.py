@@ -29,6 +29,8 @@ VERSION = 1
 LARGEST_RECORD = 4 << 20
 _ID = re.compile(r"sbx-[0-9a-hj-km-np-tv-z]{16}")
 
+STATUSES = frozenset({"pending", "creating", "running", "paused", "terminating", "completed", "failed", "terminated"})
+
 
 class CorruptRecordError(Exception):
     """A record that is not one of ours, or not complete."""
@@ -127,6 +129,36 @@ def read(path: str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptRecordError(f"{path}: {error}") from error
     return record
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "status": str,
+    "image": str,
+    "created_at": (int, float),
+    "detached": bool,
+    "supervisor": dict,
+    "tags": list,
+    "annotations": dict,
+    "resources": dict,
+    "isolation": dict,
+    "groups": list,
+}
+
+
+def check(record: Any, sandbox_id: str) -> None:
+    """Refuse a record in which something is missing, as one of another version may be.
+
+    Raises:
+        CorruptRecordError: It is not the record of this sandbox, or not complete.
+    """
+    if not isinstance(record, dict) or record.get("id") != sandbox_id:
+        raise CorruptRecordError(f"it is not the record of {sandbox_id}")
+    for name, kind in _FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise CorruptRecordError(f"{name} is missing or has the wrong type")
+    if record["status"] not in STATUSES or not isinstance(record["supervisor"].get("token"), str):
+        raise CorruptRecordError("its status or its supervisor is unknown")
 
 
 def set_aside(home: str, sandbox_id: str) -> None:
