@@ -505,7 +505,9 @@ class Soak:
             size = min(len(DECK), self.given.count - len(self.born) - self.planned)
             number = self.counts["clients"]
             self.counts["clients"] += 1
-            fate = {0: "kill", 1: "term"}.get(number) or self.chance.choices(["", "kill", "term"], [70, 22, 8])[0]
+            fate = {0: "kill", 1: "term", 2: "kill", 3: "term"}.get(number) or self.chance.choices(
+                ["", "kill", "term"], [70, 22, 8]
+            )[0]
             self.planned += size
             try:
                 await self.client(number, size, fate)
@@ -548,6 +550,7 @@ class Soak:
         if ending is not None:
             ending.cancel()
             await asyncio.wait([ending])
+        fired = fired and process.returncode != 0  # else it had ended by itself just before
         expected = {"kill": -signal.SIGKILL, "term": -signal.SIGTERM}.get(fate, 0) if fired else 0
         errors = (await said).decode(errors="replace").strip()
         if process.returncode != expected:
