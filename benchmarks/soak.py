@@ -541,7 +541,7 @@ class Soak:
                 async for line in process.stdout:
                     self.heard(line, mine)
                     if fate and ending is None and mine & self.up & self.of("leave"):
-                        ending = asyncio.create_task(end(self.chance.uniform(0, 1)))
+                        ending = asyncio.create_task(end(self.chance.uniform(0, 1 if number > 1 else 0.2)))
                 await process.wait()
         except TimeoutError:
             self.failures.append(f"client with seed {seed} did not end")
