@@ -505,7 +505,9 @@ class Soak:
             size = min(len(DECK), self.given.count - len(self.born) - self.planned)
             number = self.counts["clients"]
             self.counts["clients"] += 1
-            fate = {0: "kill", 1: "term"}.get(number) or self.chance.choices(["", "kill", "term"], [70, 22, 8])[0]
+            spared = 1.0 if self.given.short else 0.7  # in the short form, or too few get through their deck
+            often = [spared, 0.75 * (1 - spared), 0.25 * (1 - spared)]
+            fate = {0: "kill", 1: "term"}.get(number) or self.chance.choices(["", "kill", "term"], often)[0]
             self.planned += size
             try:
                 await self.client(number, size, fate)
@@ -539,7 +541,7 @@ class Soak:
                 async for line in process.stdout:
                     self.heard(line, mine)
                     if fate and ending is None and mine & self.up & self.of("leave"):
-                        ending = asyncio.create_task(end(self.chance.uniform(0, 1)))
+                        ending = asyncio.create_task(end(self.chance.uniform(0, 1 if number > 1 else 0.2)))
                 await process.wait()
         except TimeoutError:
             self.failures.append(f"client with seed {seed} did not end")
@@ -548,6 +550,7 @@ class Soak:
         if ending is not None:
             ending.cancel()
             await asyncio.wait([ending])
+        fired = fired and process.returncode != 0  # else it had ended by itself just before
         expected = {"kill": -signal.SIGKILL, "term": -signal.SIGTERM}.get(fate, 0) if fired else 0
         errors = (await said).decode(errors="replace").strip()
         if process.returncode != expected:
