@@ -63,6 +63,13 @@ def isolation(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Break what is around sandboxes, and cancel everywhere, as the user who runs this."""
+    session.install(".[test]")
+    session.run("python", "-m", "pytest", "tests/faults", *session.posargs)
+
+
+@nox.session
 def docs_examples(session: nox.Session) -> None:
     """Run every code block of README.md and docs/, the sessions guide included."""
     session.install(".[test]")

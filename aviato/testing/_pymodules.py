@@ -36,6 +36,7 @@ class Hub(abc.ABC):
     @abc.abstractmethod
     def exit(self, code: int) -> NoReturn:
         """End the process at once."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def sleep(self, seconds: float) -> None:

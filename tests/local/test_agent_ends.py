@@ -11,8 +11,8 @@ import pytest
 
 from aviato import aio
 from aviato.exceptions import AviatoError, SandboxError
-from tests.helpers.local import require_local
-from tests.local.support import becomes, init_of, is_alive
+from tests.helpers.local import init_of, require_local
+from tests.local.support import becomes, is_alive
 
 
 @pytest.fixture(autouse=True)
