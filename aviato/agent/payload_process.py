@@ -39,6 +39,8 @@ from aviato.agent.payload_system import (
     read_small,
 )
 
+KILL_ROUNDS = 20
+
 
 class Output:
     """One output of a command: what was read, what the client may still be sent, what is kept for it."""
@@ -398,12 +400,17 @@ class Process:
             for pid in self.tree():
                 self.agent.kill(pid, number)
 
-    def kill_tree(self, rounds=20):
-        """Kill all of it; what forks faster than it is found is looked for again, a while later."""
+    def kill_tree(self, rounds=KILL_ROUNDS):
+        """Kill all of it; what forks faster than it is found is looked for again, a while later.
+
+        So is what was just becoming another program: for that moment it has no environment to be known by.
+        """
         seen = set()
         for _ in range(8):
             found = [pid for pid in self.tree() if pid not in seen]
             if not found:
+                if rounds == KILL_ROUNDS:
+                    self.agent.at((self, "again"), 0.05, lambda: self.kill_tree(0))
                 return
             seen.update(found)
             for pid in found:

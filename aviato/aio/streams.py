@@ -39,12 +39,15 @@ class _Iterator(Generic[T]):
 
     def __init__(self, reader: StreamReader[T]) -> None:
         self._reader: StreamReader[T] = reader
-        reader._hold(1)  # noqa: SLF001 - the reader's own iterator
+        self._items = reader._items  # noqa: SLF001 - the reader's own iterator
+        reader._hold(1)  # noqa: SLF001 - likewise
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
+        if self._items:  # most lines come with others, and one coroutine each is enough
+            return self._items.popleft()
         return await self._reader._next()  # noqa: SLF001 - the reader's own iterator
 
     def __del__(self) -> None:
