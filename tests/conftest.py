@@ -70,6 +70,15 @@ def engine(request: pytest.FixtureRequest) -> Any:
     return FakeEngine(missing_images=["no/such-image:9"])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_old_is_collected() -> Iterator[None]:
+    """Spare the collector, which runs after each test, everything that was there before the module."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 _KEPT_THREADS = ("aviato-loop", "aviato-callbacks", "asyncio_", "pytest_timeout", "ThreadPoolExecutor")
 
 
