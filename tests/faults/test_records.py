@@ -56,8 +56,8 @@ def _written(place: Path, record: Any) -> None:
 
 def _good(place: Path, **changes: Any) -> dict[str, Any]:
     """A record as a running sandbox of a dead supervisor has it."""
-    sandbox_id = next(path.name for path in (home() / "sandboxes").iterdir() if path != place)
-    return {**record_of(sandbox_id), "id": place.name, "groups": [], "init": None, "detached": True, **changes}
+    running = next(path.parent.name for path in (home() / "sandboxes").glob("*/agent.sock"))
+    return {**record_of(running), "id": place.name, "groups": [], "init": None, "detached": True, **changes}
 
 
 def _cut(place: Path) -> None:
