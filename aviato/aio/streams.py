@@ -39,7 +39,7 @@ class _Iterator(Generic[T]):
 
     def __init__(self, reader: StreamReader[T]) -> None:
         self._reader: StreamReader[T] = reader
-        self._items = reader._items  # noqa: SLF001 - the reader's own iterator
+        self._items: deque[T] = reader._items  # noqa: SLF001 - the reader's own iterator
         reader._hold(1)  # noqa: SLF001 - likewise
 
     def __aiter__(self) -> Self:

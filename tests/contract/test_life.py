@@ -133,7 +133,7 @@ async def test_a_handle_that_was_found_does_not_stop_it(face: Face) -> None:
 async def test_filters_are_checked(face: Face) -> None:
     """A status that is none, or a bare string for tags, is refused with the right form."""
     with pytest.raises(ValueError, match="status"):
-        await face.Sandbox.list(status="runing", engine=face.engine)
+        await face.Sandbox.list(status="jogging", engine=face.engine)
     with pytest.raises(TypeError, match=r"\['x'\]"):
         await face.Sandbox.list(tags="x", engine=face.engine)
 

@@ -83,7 +83,7 @@ async def test_a_full_disk_inside(engine: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["new\nline", " blank ", "-n", "ü€😀", "\\", "a" * 255, "\x01\x7f", "..x", "caf\udce9"]
+    "name", ["new\nline", " blank ", "-n", "ü€😀", "\\", "a" * 255, "\x01\x7f", "..x", "latin-\udce9"]
 )
 async def test_unusual_names(sandbox: aio.Sandbox, name: str) -> None:
     """Any name that a file can have is written and read, also one that is no UTF-8."""
