@@ -232,10 +232,10 @@ class Ground:
         expect(info.status.is_terminal, f"logs(follow=True) ended while the sandbox was {info.status}")
         return info
 
-    async def is_known(self, sandbox_id: str, engine: Engine | None = None) -> bool:
-        """Tell whether an engine knows a sandbox."""
+    async def is_known(self, sandbox_id: str) -> bool:
+        """Tell whether the engine knows a sandbox."""
         try:
-            await (engine or self.engine).get(sandbox_id)
+            await self.engine.get(sandbox_id)
         except SandboxNotFoundError:
             return False
         return True
