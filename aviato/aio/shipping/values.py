@@ -114,6 +114,19 @@ def _literal(value: Any, where: str) -> Reference:
         refuse(where, f"it has no text: {error}", "Compute it inside the function.")
 
 
+def _public_home(module: str, path: str, value: Any) -> str | None:
+    """Return the module to import an object from: the public one above private ones, which differ between Pythons."""
+    names = module.split(".")
+    for count in range(1, len(names) + 1):
+        home = ".".join(names[:count])
+        found: Any = sys.modules.get(home)
+        for step in path.split("."):
+            found = getattr(found, step, None)
+        if found is value and all(name.startswith("_") for name in names[count:]):
+            return home
+    return None
+
+
 def imported(value: Any, name: str, place: Place | None) -> Reference | None:
     """Return where an object of an installed package is imported from, or None when that cannot be told."""
     if isinstance(value, ModuleType):
@@ -121,11 +134,9 @@ def imported(value: Any, name: str, place: Place | None) -> Reference | None:
     module = getattr(value, "__module__", None)
     path = getattr(value, "__qualname__", None)
     if isinstance(module, str) and isinstance(path, str) and "<" not in path and is_installed(module):
-        found: Any = sys.modules.get(module)
-        for step in path.split("."):
-            found = getattr(found, step, None)
-        if found is value:
-            return ["import", module, path]
+        home = _public_home(module, path, value)
+        if home is not None:
+            return ["import", home, path]
     if place is None or not name:
         return None
     aliases = (
