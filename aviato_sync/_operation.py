@@ -118,6 +118,7 @@ class OperationRef(Generic[T_co]):
         if not self._state:
             self._task = task
             home.operations.add(self)
+        del self  # from Python 3.12 on the frames of a traceback keep those that called them, and so this ref
 
     async def _drive(self) -> None:
         try:
@@ -130,6 +131,7 @@ class OperationRef(Generic[T_co]):
             self._fail(error)
         else:
             self._settle(VALUE, value)
+        del self  # as in `begin`
 
     def refuse(self, error: Exception) -> None:
         """Settle with the reason why the loop cannot run it."""
