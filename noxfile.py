@@ -51,29 +51,30 @@ def typing(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the test suite with one Python; arguments after `--` go to pytest."""
+    _pytest(session)
+
+
+def _pytest(session: nox.Session, *paths: str) -> None:
     session.install(".[test]")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *paths, *session.posargs)
 
 
 @nox.session
 def isolation(session: nox.Session) -> None:
     """Try to get out of real sandboxes of this machine, as the user who runs this."""
-    session.install(".[test]")
-    session.run("python", "-m", "pytest", "tests/isolation", *session.posargs)
+    _pytest(session, "tests/isolation")
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """Break what is around sandboxes, and cancel everywhere, as the user who runs this."""
-    session.install(".[test]")
-    session.run("python", "-m", "pytest", "tests/faults", *session.posargs)
+    _pytest(session, "tests/faults")
 
 
 @nox.session
 def docs_examples(session: nox.Session) -> None:
     """Run every code block of README.md and docs/, the sessions guide included."""
-    session.install(".[test]")
-    session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
+    _pytest(session, "tests/docs")
 
 
 @nox.session

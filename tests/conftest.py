@@ -70,6 +70,12 @@ def engine(request: pytest.FixtureRequest) -> Any:
     return FakeEngine(missing_images=["no/such-image:9"])
 
 
+@pytest.fixture
+def local_engine() -> None:
+    """Skip where the local engine cannot run; in CI that is a failure."""
+    require_local()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_old_is_collected() -> Iterator[None]:
     """Spare the collector, which runs after each test, everything that was there before the module."""

@@ -11,6 +11,11 @@ import aviato
 from aviato import aio
 
 
+async def waited(awaitable: Any) -> Any:
+    """Make a coroutine of anything that can be awaited, for those who demand one."""
+    return await awaitable
+
+
 class Face:
     """The names of one face, bound to one engine.
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 import aviato
-from tests.contract.faces import Face
+from tests.contract.faces import Face, waited
 
 
 async def test_a_command_gives_its_output_and_return_code(face: Face) -> None:
@@ -297,12 +297,8 @@ async def test_many_commands_at_once(face: Face) -> None:
 async def test_a_daemon_left_behind_does_not_hold_the_result_up(face: Face) -> None:
     """The command settles at its own end though a child still holds its output."""
     async with face.session() as session:
-        result = await asyncio.wait_for(_await(session.sandbox().exec(["sh", "-c", "sleep 600 & echo hi"])), timeout=20)
+        result = await asyncio.wait_for(waited(session.sandbox().exec(["sh", "-c", "sleep 600 & echo hi"])), timeout=20)
     assert result.stdout == "hi\n"
-
-
-async def _await(process: aviato.Process) -> aviato.ProcessResult:
-    return await process
 
 
 async def test_output_closed_early_is_no_end(face: Face) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import aviato
-from tests.contract.faces import Face
+from tests.contract.faces import Face, waited
 
 
 async def test_waiting_with_a_limit_ends_only_the_waiting(face: Face) -> None:
@@ -99,12 +99,8 @@ async def test_input_is_first_in_first_out(face: Face) -> None:
     async with face.session() as session:
         process = session.sandbox().exec(["cat"], stdin=True)
         writes = [process.stdin.writeline(str(n)) for n in range(200)]
-        await asyncio.gather(*(_await(write) for write in (*writes, process.stdin.close())))
+        await asyncio.gather(*(waited(write) for write in (*writes, process.stdin.close())))
         assert (await process).stdout == "".join(f"{n}\n" for n in range(200))
-
-
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
 
 
 async def test_a_line_is_written_in_its_encoding(face: Face) -> None:
@@ -131,7 +127,7 @@ async def test_a_character_is_never_split(face: Face) -> None:
         process = session.sandbox().exec(["sh", "-c", script], stdin=True)
         pieces = aiter(process.stdout)
         assert await anext(pieces) == "a"
-        rest = asyncio.ensure_future(_await(anext(pieces)))
+        rest = asyncio.ensure_future(waited(anext(pieces)))
         done, _ = await asyncio.wait([rest], timeout=0.3)  # longer than an incomplete line is waited for
         assert not done
         await process.stdin.writeline("go")

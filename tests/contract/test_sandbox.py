@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import aviato
-from tests.contract.faces import Face
+from tests.contract.faces import Face, waited
 
 
 async def test_a_session_stops_everything_at_its_end(face: Face) -> None:
@@ -42,16 +42,12 @@ async def test_a_closed_session_refuses_new_sandboxes(face: Face) -> None:
     session = face.session()
     sandbox = session.sandbox()
     await sandbox
-    await asyncio.gather(_await(session.close()), _await(session.close()))
+    await asyncio.gather(waited(session.close()), waited(session.close()))
     await session.close()
     with pytest.raises(aviato.SandboxError, match="closed"):
         session.sandbox()
     with pytest.raises(aviato.SandboxError, match="closed"):
         session.adopt(sandbox)
-
-
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
 
 
 async def test_the_count_falls_when_one_is_stopped(face: Face) -> None:
@@ -71,7 +67,7 @@ async def test_concurrent_stops_share_one_stop(face: Face) -> None:
     async with face.session() as session:
         sandbox = session.sandbox()
         await sandbox
-        await asyncio.gather(*(_await(sandbox.stop()) for _ in range(5)))
+        await asyncio.gather(*(waited(sandbox.stop()) for _ in range(5)))
         assert sandbox.status == "terminated"
 
 
@@ -162,7 +158,7 @@ async def test_list_finds_by_tags_and_attached_handles_work(face: Face) -> None:
     tag = f"contract-list-{face.name}-{secrets.token_hex(4)}"
     async with face.session(tags=(tag,)) as session:
         one, two = session.sandbox(tags=["x"]), session.sandbox(tags=["y"])
-        await asyncio.gather(_await(one), _await(two))
+        await asyncio.gather(waited(one), waited(two))
         assert one.tags == (tag, "x")
         found = await face.Sandbox.list(tags=[tag], engine=face.engine)
         assert {sandbox.sandbox_id for sandbox in found} == {one.sandbox_id, two.sandbox_id}

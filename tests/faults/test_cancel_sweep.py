@@ -13,7 +13,6 @@ import pytest
 from aviato import aio
 from aviato.testing import FakeEngine
 from tests.faults.sweep import cancelled_at
-from tests.helpers.local import require_local
 
 Operation = Callable[[], Awaitable[Any]]
 Prepare = Callable[[aio.Session, aio.Sandbox], Awaitable[Operation]]
@@ -260,9 +259,3 @@ async def test_cancelled_anywhere_for_real(local_engine: None, prepare: Prepare)
     for at in range(1, 13):
         if not await _sweep("local", prepare, at):
             return
-
-
-@pytest.fixture
-def local_engine() -> None:
-    """Skip where there is none."""
-    require_local()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ async def test_limits_of_a_client_whose_clock_jumps(engine: Any, hours: int, mon
         monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
         late = sandbox.exec(["sleep", "600"], timeout_seconds=0.3)
         with pytest.raises(aviato.SandboxTimeoutError):
-            await asyncio_wait(late)
+            await asyncio.wait_for(late.result(), 30)
         with pytest.raises(TimeoutError):
             await sandbox.wait_until_complete(timeout=0.3)
         assert process.stdin is not None
@@ -39,13 +40,6 @@ async def test_limits_of_a_client_whose_clock_jumps(engine: Any, hours: int, mon
         assert result.returncode == 0
         assert 0 <= result.duration_seconds < 60
         assert await sandbox.get_status() == "running"
-
-
-async def asyncio_wait(process: aio.Process) -> aviato.ProcessResult:
-    """Wait, bounded by the loop's own clock."""
-    import asyncio
-
-    return await asyncio.wait_for(process.result(), 30)
 
 
 PROGRAM = """
@@ -62,7 +56,7 @@ async def main():
         try:
             print((await sandbox.exec(["sh", "-c", "sleep 0.2; echo on"], timeout_seconds=30)).stdout.strip())
             print(await sandbox.get_status())
-            print(len([found for found in await aio.Sandbox.list(engine="local")]))
+            print(len(await aio.Sandbox.list(engine="local")))
         finally:
             time.clock_settime(time.CLOCK_REALTIME, time.time() - shift)
 

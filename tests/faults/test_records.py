@@ -19,6 +19,7 @@ import pytest
 from aviato import aio
 from aviato.engines.local import reaper, records
 from aviato.exceptions import SandboxNotFoundError
+from aviato.models import SandboxStatus
 from tests.helpers.local import groups_left, home, record_of, require_local
 from tests.local.support import Client, becomes, is_alive
 
@@ -183,3 +184,8 @@ async def test_a_killed_supervisor_is_settled_once_by_many() -> None:
     assert reaper.settle(str(home()), client.sandbox_id)["exit_reason"] == "lost"
     assert not [path for path in groups_left() if client.sandbox_id in path]
     await aio.Sandbox.delete(client.sandbox_id, engine="local")
+
+
+def test_every_status_is_one_of_a_record() -> None:
+    """Records are checked where the models are not loaded, by names of their own."""
+    assert set(SandboxStatus) == records.STATUSES

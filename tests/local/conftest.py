@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -11,6 +11,13 @@ from aviato import aio
 from tests.helpers.local import require_local
 
 Session = Callable[..., aio.Session]
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[aio.Sandbox]:
+    """A sandbox of the local engine with nothing asked for."""
+    async with aio.Sandbox.run(engine="local") as made:
+        yield made
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from aviato.engines.local.imagenames import normalize
 from aviato.engines.local.images import ImageStore
 from aviato.engines.local.tarstream import ArchiveError
 from aviato.exceptions import EngineError, ImageNotFoundError, SandboxResourceExhaustedError
-from tests.helpers.local import require_local
 
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
@@ -453,12 +452,6 @@ def test_a_store_that_cannot_be_written_says_so(tree: Path) -> None:
     with pytest.raises(EngineError) as caught:
         ImageStore("/proc/nowhere").import_("app", str(tree))
     assert "AVIATO_HOME" in (caught.value.hint or "")
-
-
-@pytest.fixture
-def local_engine() -> None:
-    """Skip, with the reason, where no sandbox can be started."""
-    require_local()
 
 
 @pytest.mark.usefixtures("local_engine")

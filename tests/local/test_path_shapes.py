@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,6 @@ WRITTEN = b"from the sandbox's client"
 @pytest.fixture(autouse=True)
 def _local() -> None:
     require_local()
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[aio.Sandbox]:
-    """A sandbox of the local engine with nothing asked for."""
-    async with aio.Sandbox.run(engine="local") as made:
-        yield made
 
 
 @pytest.fixture

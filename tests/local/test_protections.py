@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="ids are shifted where 
 @pytest.fixture(autouse=True)
 def _local() -> None:
     require_local()
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[aio.Sandbox]:
-    """A sandbox of the local engine with nothing asked for."""
-    async with aio.Sandbox.run(engine="local") as made:
-        yield made
 
 
 async def shell(sandbox: aio.Sandbox, script: str) -> str:

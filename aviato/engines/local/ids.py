@@ -7,6 +7,7 @@ As root a sandbox's ids are shifted to a range that nothing else uses: the range
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pwd
 import shutil
@@ -42,6 +43,7 @@ def root_ranges() -> tuple[int, int]:
     return FIRST_ID, SLOTS
 
 
+@functools.cache
 def can_shift() -> bool:
     """Tell whether sandboxes get ranges of their own: this is root, and of a user namespace that has those ids.
 

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import resource
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from aviato.engines.local import profile, rootfs
@@ -70,9 +71,8 @@ class _Step:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and self.name == "user namespace":
-            error = OSError(
-                errno.ENOSPC, "user.max_user_namespaces is reached"
-            )  # the kernel's word for it is the disk's
+            # the kernel's own word for it is that of a full disk
+            error = OSError(errno.ENOSPC, "user.max_user_namespaces is reached")
         if isinstance(error, (OSError, ValueError)):
             raise StepError(self.name, error) from error
 
@@ -109,7 +109,8 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
         close_all_but({0, 1, 2, *fds.values()})
     with _Step("keyring"):
         join_new_keyring()
-    joining = _join_meanwhile(group)
+    me = os.getpid()
+    joining = _Helper(lambda: group.add(me))  # for the first group the kernel waits some milliseconds
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("500")
     if base is not None:
@@ -124,7 +125,7 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
         for name, value in job["rlimits"].items():
             _limit(getattr(resource, f"RLIMIT_{name}"), value)
     with _Step("control group"):
-        _finish(*joining)
+        joining.finish()
     argv = profile.command_line(job, fds, rootfs.ROOT, rootfs.SHARED_MEMORY)
     for name, fd in fds.items():
         os.set_inheritable(fd, name not in {"errors", "content"})
@@ -133,39 +134,46 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
         os.execve(job["bwrap"], argv, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})  # noqa: S606 - this is the launcher
 
 
-def _join_meanwhile(group: Group) -> tuple[int, int]:
-    """Enter the control groups with the help of a child: for the first one the kernel waits some milliseconds.
+class _Helper:
+    """A child that does what this process cannot do, or does it meanwhile, and says "ok" or what went wrong."""
 
-    Returns:
-        The child, and a pipe on which it says "ok" or what went wrong.
-    """
-    me = os.getpid()
-    done_read, done_write = os.pipe()
-    helper = os.fork()
-    if helper == 0:
-        try:
-            group.add(me)
-            os.write(done_write, b"ok")
-        except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
-            os.write(done_write, str(error).encode())
-        os._exit(0)
-    os.close(done_write)
-    return helper, done_read
+    def __init__(self, work: Callable[[], None], *, waits: bool = False) -> None:
+        """Start it; one that waits begins at `go`, and ends unheard when this process ends before."""
+        go_read, self._go = os.pipe()
+        self._said, say = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._go)
+            if waits and not os.read(go_read, 1):
+                os._exit(1)  # the other one has failed, and has said so
+            try:
+                work()
+                os.write(say, b"ok")
+            except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
+                with contextlib.suppress(OSError):  # nobody listens any more
+                    os.write(say, str(error).encode())
+            os._exit(0)
+        os.close(go_read)
+        os.close(say)
 
+    def go(self) -> None:
+        """Let it begin."""
+        os.write(self._go, b"x")
 
-def _finish(helper: int, said: int) -> None:
-    """Wait for a helper.
+    def finish(self) -> None:
+        """Wait for its end.
 
-    Raises:
-        OSError: It failed; the text is what it said.
-    """
-    answer = b""
-    while piece := os.read(said, 4096):
-        answer += piece
-    os.close(said)
-    os.waitpid(helper, 0)
-    if answer != b"ok":
-        raise OSError(errno.EPERM, answer.decode(errors="replace"))
+        Raises:
+            OSError: It failed; the text is what it said.
+        """
+        answer = b""
+        while piece := os.read(self._said, 4096):
+            answer += piece
+        os.close(self._said)
+        os.close(self._go)
+        os.waitpid(self._pid, 0)
+        if answer != b"ok":
+            raise OSError(answer.decode(errors="replace"))
 
 
 def _limit(which: int, value: int) -> None:
@@ -192,34 +200,23 @@ def _as_root(job: dict[str, Any], base: int) -> None:
         mount("none", "/", flags=MS_REC | MS_PRIVATE)
     sources = _open_sources(job)
     me = os.getpid()
-    ready_read, ready_write = os.pipe()
-    done_read, done_write = os.pipe()
-    helper = os.fork()
-    if helper == 0:
-        os.close(ready_write)
-        os.close(done_read)
-        if not os.read(ready_read, 1):
-            os._exit(1)  # the other one has failed, and has said so
-        try:
-            for kind in ("uid", "gid"):
-                _write(f"/proc/{me}/{kind}_map", f"0 {base} {IDS}")
-            namespace = os.open(f"/proc/{me}/ns/user", os.O_RDONLY)
-            rootfs.build(job, sources, base, namespace)
-            os.write(done_write, b"ok")
-        except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
-            os.write(done_write, str(error).encode())
-        os._exit(0)
-    os.close(ready_read)
-    os.close(done_write)
+
+    def build() -> None:
+        for kind in ("uid", "gid"):
+            _write(f"/proc/{me}/{kind}_map", f"0 {base} {IDS}")
+        namespace = os.open(f"/proc/{me}/ns/user", os.O_RDONLY)
+        rootfs.build(job, sources, base, namespace)
+
+    helper = _Helper(build, waits=True)
     with _Step("user namespace"):
         os.setgroups([])
         os.setresgid(base, base, base)
         os.setresuid(base, base, base)
         prctl(PR_SET_DUMPABLE, 1)  # so that the helper may write the maps
         unshare(CLONE_NEWUSER)
-    os.write(ready_write, b"x")
+    helper.go()
     with _Step("root file system"):
-        _finish(helper, done_read)
+        helper.finish()
     with _Step("user namespace"):
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
@@ -250,27 +247,18 @@ def _map_range(subordinate: dict[str, Any]) -> None:
         OSError: One of them refused.
     """
     me = os.getpid()
-    ready_read, ready_write = os.pipe()
-    done_read, done_write = os.pipe()
     uid, gid = os.getuid(), os.getgid()
-    helper = os.fork()
-    if helper == 0:
-        os.close(ready_write)
-        os.close(done_read)
-        if not os.read(ready_read, 1):
-            os._exit(1)
+
+    def map_ids() -> None:
         for program, own, first in (("newuidmap", uid, subordinate["uid"]), ("newgidmap", gid, subordinate["gid"])):
             argv = [program, str(me), "0", str(own), "1", "1", str(first), str(IDS - 1)]
             if os.waitstatus_to_exitcode(os.waitpid(_spawn(subordinate[program], argv), 0)[1]) != 0:
-                os.write(done_write, f"{program} refused the range from {first}".encode())
-                os._exit(1)
-        os.write(done_write, b"ok")
-        os._exit(0)
-    os.close(ready_read)
-    os.close(done_write)
+                raise OSError(f"{program} refused the range from {first}")
+
+    helper = _Helper(map_ids, waits=True)
     unshare(CLONE_NEWUSER | CLONE_NEWNS)
-    os.write(ready_write, b"x")
-    _finish(helper, done_read)
+    helper.go()
+    helper.finish()
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
