@@ -22,7 +22,6 @@ and pipes will do; the position of a memory file is left alone, so one serves an
 `orphan_ms`         likewise, while no client is connected
 `max_processes`     most commands and transfers open at a time; 0: 1024
 `memory_bytes`      most resident memory of all commands together, held by killing the biggest; 0: no such limit
-`hidden`            bytes: a directory to close (mode 0) once the agent has loaded all it needs; empty: none
 `keep_capabilities` bool: commands may keep what capabilities the agent has; default: none of them keeps any
 ==================  =================================================================================================
 

@@ -566,8 +566,6 @@ class Agent:
         self.touch()
         if self.config.get("memory_bytes"):
             Watchdog(self, self.config["memory_bytes"]).look()
-        if self.config.get("hidden"):
-            posix.chmod(self.config["hidden"], 0)
         if self.config.get("main"):
             start_main(self, self.config["main"])
         self.tell("ready\n")

@@ -1,1 +1,1 @@
-"""The local engine: this machine, bubblewrap, and a supervisor process."""
+"""The local engine: this machine, and a supervisor process with a zygote."""

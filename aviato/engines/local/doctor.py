@@ -22,7 +22,7 @@ from secrets import choice
 import attrs
 
 from aviato.engines.base import SandboxSpec
-from aviato.engines.local import ids, records
+from aviato.engines.local import ids, network, records
 from aviato.engines.local.cgroups import CONTROLLERS, find_layout
 from aviato.engines.local.engine import LocalEngine
 from aviato.engines.local.jobs import python_program
@@ -130,7 +130,6 @@ def run_checks(home: str) -> tuple[Check, ...]:
     return (
         check_system(),
         check_python(),
-        check_bubblewrap(),
         check_namespaces(),
         check_overlay(),
         check_groups(),
@@ -172,20 +171,6 @@ def check_python() -> Check:
             detail = f"{path} has mode {stat.S_IMODE(mode):04o}, and sandboxes of root run as nobody"
             return Check("python", ok=False, detail=detail, remedy=f"chmod -R o+rX {path}", blocker=True)
     return Check("python", ok=True, detail=f"{program} ({platform.python_version()})")
-
-
-def check_bubblewrap() -> Check:
-    """The namespaces are set up by bubblewrap."""
-    program = shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin")
-    if program is None:
-        remedy = "apt-get install bubblewrap"
-        return Check("bubblewrap", ok=False, detail="it is not installed", remedy=remedy, blocker=True)
-    try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        remedy = "apt-get install --reinstall bubblewrap"
-        return Check("bubblewrap", ok=False, detail=f"{program}: {error}", remedy=remedy, blocker=True)
-    return Check("bubblewrap", ok=True, detail=f"{program}, {said.stdout.strip()}")
 
 
 def check_namespaces() -> Check:
@@ -277,11 +262,13 @@ def check_home(home: str) -> Check:
 
 def check_network() -> Check:
     """Internet access needs a program that is a network of its own."""
-    found = [program for program in ("pasta", "slirp4netns") if shutil.which(program)]
-    if found:
-        return Check("network helper", ok=True, detail=" and ".join(found))
-    detail = 'neither pasta nor slirp4netns is installed, so egress_mode="internet" is refused'
-    return Check("network helper", ok=False, detail=detail, remedy="apt-get install passt")
+    program = network.find_program()
+    reason = network.why_not(program)
+    if reason is None:
+        return Check("network helper", ok=True, detail=str(program))
+    cause, _, remedy = reason.partition("; ")
+    detail = f'{cause}, so egress_mode="internet" is refused'
+    return Check("network helper", ok=False, detail=detail, remedy=remedy)
 
 
 async def try_sandbox(home: str, name: str, *, internet: bool = False) -> Trial:

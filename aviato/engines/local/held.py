@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import marshal
 import os
 import select
 import signal
@@ -13,12 +12,10 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
-from aviato.agent import bootstrap
-from aviato.engines.local import ids, launch, records, seccomp
+from aviato.engines.local import ids, records
 from aviato.engines.local.cgroups import Group
-from aviato.engines.local.family import kill_with_children
 from aviato.engines.local.network import Uplink
-from aviato.engines.local.syscalls import MACHINE
+from aviato.engines.local.refusals import REMEDIES
 
 if TYPE_CHECKING:
     from aviato.engines.local.supervisor import Client, Supervisor
@@ -27,6 +24,11 @@ LOG_BYTES = 8 << 20
 LOG_HEADER = struct.Struct("!dBI")
 STDERR_BYTES = 8192
 KILL_MARGIN = 0.5
+_NEEDED = (  # of a job, by the launcher
+    "subordinate", "several_users", "disk_bytes", "inodes", "rlimits", "mounted", "directories", "layers", "links",
+    "lent", "files", "named_python",
+)  # fmt: skip
+_MAIN_OUTPUTS = ("main_stdout", "main_stderr")
 _REASONS = {1: "exited", 2: "stopped", 3: "idle", 4: "lifetime", 5: "timeout"}
 
 
@@ -44,20 +46,8 @@ class LaunchError(Exception):
         return {"kind": self.kind, "message": str(self), "step": self.step, "remedy": self.remedy}
 
 
-def memory_file(name: str, data: bytes) -> int:
-    """Make a file in memory."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, 0)
-    return fd
-
-
 class Held:
     """A sandbox that this supervisor answers for."""
-
-    code_fd = -1
 
     def __init__(self, supervisor: Supervisor, job: dict[str, Any]) -> None:
         self.supervisor = supervisor
@@ -74,8 +64,8 @@ class Held:
         self.group = Group(supervisor.layout, self.id)
         self._slot: ids.Slot | None = None
         self._lock = -1
-        self._child = -1
-        self._child_fd = -1
+        self._builder = -1
+        self._builder_fd = -1
         self._init = -1
         self._init_fd = -1
         self._info = b""
@@ -160,59 +150,35 @@ class Held:
             )
         except OSError as error:
             step = "control group"
-            raise LaunchError("isolation", f"{step}: {error}", step=step, remedy=launch.REFUSALS[step]) from error
+            raise LaunchError("isolation", f"{step}: {error}", step=step, remedy=REMEDIES[step]) from error
 
     def _fork(self, content: int, stream: int) -> None:
         listener = self._listen()
         control, agent_control = socket.socketpair()
-        errors_read, errors_write = os.pipe()
-        info_read, info_write = os.pipe()
-        stderr_read, stderr_write = os.pipe()
-        pipes = {"main_stdout_fd": os.pipe(), "main_stderr_fd": os.pipe()} if self.job["agent"]["main"] else {}
-        child_fds = {
-            "errors": errors_write,
-            "info": info_write,
-            "listen": listener.fileno(),
-            "control": agent_control.fileno(),
-            "stream": stream,
-            "content": content,
-            **{name: pair[1] for name, pair in pipes.items()},
-        }
+        pairs = {name: os.pipe() for name in ("errors", "info", "stderr")}
+        if self.job["agent"]["main"]:
+            pairs |= {name: os.pipe() for name in _MAIN_OUTPUTS}
+        handed = {name: pair[1] for name, pair in pairs.items()}
         if self.job["uplink"]:
-            child_fds["block"], self._unblock_fd = os.pipe()
-        config = self._agent_config(child_fds)
-        if Held.code_fd < 0:
-            Held.code_fd = memory_file("aviato-agent", bootstrap.payload_code())
-        child_fds["code"] = Held.code_fd
-        child_fds["config"] = memory_file("aviato-config", marshal.dumps(config))
-        child_fds["seccomp"] = memory_file("aviato-seccomp", seccomp.build(MACHINE))
-        job = dict(self.job, supervisor=os.getpid(), content_fd=content, users=self.job["several_users"])
-        loader = bootstrap.loader_argv(self.job["python"], child_fds["code"], child_fds["config"])
-        job["agent_argv"] = self.job["loader"] + loader
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(stderr_write, 2)
-            launch.launch(job, child_fds, self.group, self._slot.base if self._slot else None)
-        self._child = pid
-        self._child_fd = os.pidfd_open(pid)
-        for name in ("config", "seccomp", "errors", "info", "block", *pipes):
-            if name in child_fds:
-                os.close(child_fds[name])
-        os.close(stderr_write)
-        listener.close()
-        agent_control.close()
-        control.setblocking(False)
+            handed["block"], self._unblock_fd = os.pipe()
+        handed |= {"listen": listener.detach(), "control": agent_control.detach()}
         self._control = control
+        self._fds += [pair[0] for pair in pairs.values()]
+        try:
+            self._builder = self.supervisor.zygote.fork(self._plan(), {**handed, "content": content, "stream": stream})
+        finally:
+            for fd in handed.values():
+                os.close(fd)
+        self._builder_fd = os.pidfd_open(self._builder)
+        control.setblocking(False)
         supervisor = self.supervisor
-        supervisor.listen(self._child_fd, select.EPOLLIN, self._child_ended)
+        supervisor.listen(self._builder_fd, select.EPOLLIN, self._builder_ended)
         supervisor.listen(control.fileno(), select.EPOLLIN, self._controlled)
-        self._read(errors_read, self._take_errors)
-        self._info_fd = info_read
-        self._read(info_read, self._take_info)
-        self._read(stderr_read, self._take_stderr)
-        for number, (name, pair) in enumerate(pipes.items()):
-            self._read(pair[0], self._logger(number + 1))
-            del name
+        self._info_fd = pairs["info"][0]
+        takers = {"errors": self._take_errors, "info": self._take_info, "stderr": self._take_stderr}
+        takers |= {name: self._logger(number) for number, name in enumerate(_MAIN_OUTPUTS, 1)}
+        for name, pair in pairs.items():
+            self._read(pair[0], takers[name])
         if self.record["lifetime"]:
             self._end_at = time.monotonic() + self.record["lifetime"]
 
@@ -226,7 +192,20 @@ class Held:
         listener.listen(64)
         return listener
 
-    def _agent_config(self, fds: dict[str, int]) -> dict[str, Any]:
+    def _plan(self) -> dict[str, Any]:
+        """Say what the launcher needs to know."""
+        main = _MAIN_OUTPUTS if self.job["agent"]["main"] else ()
+        return {
+            **{name: self.job[name] for name in _NEEDED},
+            "supervisor": os.getpid(),
+            "base": self._slot.base if self._slot else None,
+            "ids": ids.IDS,
+            "groups": self.group.paths,
+            "agent": self._agent_config(),
+            "agent_descriptors": {f"{name}_fd": name for name in ("listen", "control", *main)},
+        }
+
+    def _agent_config(self) -> dict[str, Any]:
         agent = self.job["agent"]
 
         def encode(text: str) -> bytes:
@@ -237,21 +216,14 @@ class Held:
             "cwd": encode(agent["cwd"]),
             "user": encode(agent["user"]),
             "main": [encode(item) for item in agent["main"]] if agent["main"] else None,
-            "main_stdout_fd": fds.get("main_stdout_fd", -1),
-            "main_stderr_fd": fds.get("main_stderr_fd", -1),
-            "listen_fd": fds["listen"],
-            "client_fds": [fds["stream"]],
-            "control_fd": fds["control"],
-            "lifetime_ms": 0,
             "idle_ms": round(agent["idle"] * 1000),
-            "orphan_ms": 0,
             "memory_bytes": 0 if "memory" in self.supervisor.layout.controllers else self.job["limits"]["memory"],
-            "hidden": encode(self.job["hidden"]),
         }
 
     def _read(self, fd: int, take: Any) -> None:
         os.set_blocking(fd, False)
-        self._fds.append(fd)
+        if fd not in self._fds:
+            self._fds.append(fd)
 
         def ready(_events: int) -> None:
             try:
@@ -274,23 +246,25 @@ class Held:
         self._stderr = (self._stderr + data)[-STDERR_BYTES:]
 
     def _take_info(self, data: bytes) -> None:
-        self._info = (self._info + data)[-4096:]  # bubblewrap writes it in several pieces
-        if self._init > 0 or not self._info.rstrip().endswith(b"}"):
-            return
-        with contextlib.suppress(ValueError, KeyError, OSError):
-            self._init = json.loads(self._info)["child-pid"]
-            self._init_fd = os.pidfd_open(self._init)
-            self.supervisor.listen(self._init_fd, select.EPOLLIN, self._init_ended)
-            self.record["init"] = {"pid": self._init, "start": records.start_time(self._init)}
-            if self.job["uplink"]:
-                self._connect()
+        """Learn who the first process is: a child of ours too."""
+        self._init = int(data)
+        self._init_fd = os.pidfd_open(self._init)
+        self.supervisor.listen(self._init_fd, select.EPOLLIN, self._init_ended)
+        self.record["init"] = {"pid": self._init, "start": records.start_time(self._init)}
+        if self.job["uplink"]:
+            self._connect()
 
     def _connect(self) -> None:
-        """Give the sandbox a way out; bubblewrap starts the agent when it is there."""
+        """Give the sandbox a way out; the agent starts when it is there."""
         try:
             self._uplink = Uplink(self.job["uplink"], self._init, shifted=self.job["shift_ids"])
         except OSError as error:
-            told = {"step": "network", "message": f"network: {error}", "remedy": launch.REFUSALS["network"]}
+            told = {
+                "step": "network",
+                "message": f"network: {error}",
+                "remedy": REMEDIES["network"],
+                "exhausted": False,
+            }
             self._errors = json.dumps(told).encode()
             self.kill()
             return
@@ -344,7 +318,7 @@ class Held:
                     self._said = (int(words[1]), int(words[2]))
 
     def _hear_of_init(self) -> None:
-        """Take what bubblewrap has said by now; it says it before the agent can say anything."""
+        """Take what the builder has said by now; it says it before the agent can say anything."""
         handler = self.supervisor.handlers.get(self._info_fd)
         while self._init < 0 and self._info_fd in self._fds and handler is not None:
             if not select.select([self._info_fd], [], [], 0)[0]:
@@ -387,9 +361,10 @@ class Held:
         """End everything at once, without asking anybody."""
         if self.group.paths:
             self.group.kill()
-        if self._init_fd < 0 and self._child_fd >= 0:
-            kill_with_children(self._child)
-        for fd in (self._init_fd, self._child_fd):
+        if self._builder_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.killpg(self._builder, signal.SIGKILL)  # before it could make a group of its own it has no children
+        for fd in (self._init_fd, self._builder_fd):
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
@@ -407,23 +382,24 @@ class Held:
         elif not self.detached and self.orphan_at is None:
             self.orphan_at = time.monotonic() + self.record["orphan"]
 
-    def _child_ended(self, _events: int) -> None:
-        _, self._status = os.waitpid(self._child, 0)
-        self.supervisor.ignore(self._child_fd)
-        os.close(self._child_fd)
-        self._child_fd = -1
+    def _builder_ended(self, _events: int) -> None:
+        _, self._status = os.waitpid(self._builder, 0)
+        self.supervisor.ignore(self._builder_fd)
+        os.close(self._builder_fd)
+        self._builder_fd = -1
         self._hear_of_init()
+        if self._init < 0:
+            with contextlib.suppress(ChildProcessError):  # the first process, if it was born, ends with the builder
+                os.waitpid(-self._builder, 0)
         if self._init_fd < 0:
             self._finish()
-        else:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
 
     def _init_ended(self, _events: int) -> None:
+        _, self._status = os.waitpid(self._init, 0)
         self.supervisor.ignore(self._init_fd)
         os.close(self._init_fd)
         self._init_fd = -1
-        if self._child_fd < 0:
+        if self._builder_fd < 0:
             self._finish()
 
     def _finish(self) -> None:
@@ -472,11 +448,10 @@ class Held:
             return LaunchError("stopped", f"sandbox {self.id} was stopped while it started")
         with contextlib.suppress(ValueError, KeyError, TypeError):
             told = json.loads(self._errors)
+            if told["exhausted"]:
+                return LaunchError("exhausted", f"the machine has no more of something: {told['message']}")
             return LaunchError("isolation", told["message"], step=told["step"], remedy=told["remedy"])
         text = self._stderr.decode(errors="replace").strip()
-        if "bwrap" in text:
-            remedy = launch.REFUSALS["user namespace"] if "namespace" in text else launch.REFUSALS["mount namespace"]
-            return LaunchError("isolation", text, step="bubblewrap", remedy=remedy)
         return LaunchError("agent", f"the agent of {self.id} {_how(self._status)}: {text or 'it said nothing'}")
 
     def _give_back(self, *, keep_directory: bool = False) -> None:
@@ -516,7 +491,6 @@ class Held:
 
 
 def _how(status: int | None) -> str:
-    """Say how a process ended; bubblewrap returns 128 + N for an agent that signal N killed."""
+    """Say how a process ended."""
     code = 0 if status is None else os.waitstatus_to_exitcode(status)
-    number = -code if code < 0 else code - 128
-    return f"was killed by signal {number}" if 0 < number < 65 else f"returned {code}"
+    return f"was killed by signal {-code}" if code < 0 else f"returned {code}"

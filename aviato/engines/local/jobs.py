@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -35,7 +34,6 @@ LEAST_PROCESSES = 2
 PROCESSES = 512
 BYTES_PER_INODE = 16384
 FILES_OPEN = 4096
-HIDDEN = "/.aviato"
 """Where an image's sandbox has what is lent to its agent; closed once the agent has started."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -63,11 +61,6 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
             hint="Set AVIATO_HOME to a directory that this user owns and may write, with space left.",
         ) from error
     _refuse(spec)
-    bwrap = shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin")
-    if bwrap is None:
-        raise IsolationUnavailableError(
-            "bubblewrap is not installed", step="bubblewrap", remedy="Install it: apt-get install bubblewrap"
-        )
     if MACHINE not in ARCHITECTURES:
         raise IsolationUnavailableError(
             f"there is no system call filter for {MACHINE}",
@@ -98,7 +91,6 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
     }
     job = {
         "id": spec.sandbox_id,
-        "bwrap": bwrap,
         "shift_ids": is_root,
         "subordinate": subordinate,
         "several_users": several,
@@ -218,7 +210,7 @@ def _rlimits(disk: int, limits: Mapping[str, Any], isolation: Isolation, *, is_r
 
 def _tree(image: ResolvedImage, etc_copy: str, python: str, *, nameserver: str | None) -> dict[str, Any]:
     prefix = str(Path(sys.base_prefix).resolve())
-    tree = _image_tree(image.root, prefix, python) if image.root is not None else _host_tree(etc_copy, prefix, python)
+    tree = _image_tree(image.root) if image.root is not None else _host_tree(etc_copy, prefix, python)
     if nameserver is not None:
         tree["files"]["/etc/resolv.conf"] = f"nameserver {nameserver}\n"
     return tree
@@ -237,52 +229,19 @@ def _host_tree(etc_copy: str, prefix: str, python: str) -> dict[str, Any]:
         "lent": lent,
         "files": {},
         "named_python": python,
-        "python": python,
-        "loader": [],
-        "hidden": "",
         "image_held": False,
     }
 
 
-def _image_tree(root: str, prefix: str, python: str) -> dict[str, Any]:
-    """Lend the agent an interpreter that needs nothing of the image: its prefix, its libraries and their loader."""
-    loader, folders = _libraries()
-    lent = {f"{HIDDEN}/prefix": prefix, **{f"{HIDDEN}/lib{number}": folder for number, folder in enumerate(folders)}}
-    places = {folder: place for place, folder in lent.items()}
-    paths = ":".join(places[folder] for folder in folders)
+def _image_tree(root: str) -> dict[str, Any]:
     return {
         "layers": {"/": root},
         "links": {},
-        "lent": lent,
+        "lent": {},
         "files": {f"/etc/{name}": etc.FRESH[name] for name in ("hosts", "hostname", "resolv.conf")},
         "named_python": "",
-        "python": f"{HIDDEN}/prefix/{Path(python).relative_to(prefix)}",
-        "loader": [f"{places[os.path.dirname(loader)]}/{os.path.basename(loader)}", "--library-path", paths],
-        "hidden": HIDDEN,
         "image_held": True,
     }
-
-
-def _libraries() -> tuple[str, list[str]]:
-    """Find the dynamic loader that this interpreter runs by, and the directories of the libraries it has loaded.
-
-    Raises:
-        CapabilityError: There is no loader: the interpreter is linked statically.
-    """
-    loader, folders = None, []
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
-        paths = dict.fromkeys(line.split(maxsplit=5)[5].strip() for line in file if "/" in line)
-    for path in paths:
-        name = os.path.basename(path)
-        if name.startswith(("ld-", "ld.", "ld64")) and ".so" in name:
-            loader = path
-        elif not name.startswith(("libc.", "libc-", "libm.", "libpython", "libffi", "libpthread", "libdl")):
-            continue
-        if os.path.dirname(path) not in folders:
-            folders.append(os.path.dirname(path))
-    if loader is None:
-        raise CapabilityError("images need a dynamically linked Python to lend to the agent, and this one is not")
-    return loader, folders
 
 
 def _directories(spec: SandboxSpec) -> dict[str, int]:

@@ -1,6 +1,10 @@
-"""From a forked child of the supervisor to the agent in a sandbox: the protections, one after the other.
+"""From a fork of the zygote to the agent in a sandbox: the protections, one after the other.
 
-Each step that is refused ends the child with the step's name; nothing is skipped. The order matters: descriptors and
+Two processes work together. The *builder* stays outside: it makes the other one, maps its ids, builds its tree where
+only the machine's root may, moves it into its control groups, and ends. The *first process* is born into namespaces
+of its own, arranges what is inside them, gives up its rights, and goes on as the agent.
+
+Each step that is refused ends both with the step's name; nothing is skipped. The order matters: descriptors and
 keyring first, priority while `/proc/self` is still ours, then the ids, then the file system, and limits inside the
 namespaces. See "What protects a sandbox" in the documentation for what each step is for.
 """
@@ -9,49 +13,52 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import resource
-from collections.abc import Callable
+import socket
+import struct
 from typing import Any, NoReturn
 
-from aviato.engines.local import profile, rootfs
-from aviato.engines.local.cgroups import Group
-from aviato.engines.local.ids import IDS
+from aviato.agent import payload
+from aviato.engines.local import profile, rootfs, seccomp
+from aviato.engines.local.refusals import REMEDIES
 from aviato.engines.local.syscalls import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
     CLONE_NEWNS,
+    CLONE_NEWPID,
     CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    MACHINE,
     MS_PRIVATE,
     MS_REC,
-    PR_SET_DUMPABLE,
-    PR_SET_PDEATHSIG,
+    bind,
+    change_root,
+    clone,
     close_all_but,
+    die_with_parent,
+    filter_calls,
     join_new_keyring,
+    keep_capabilities,
     mount,
-    prctl,
+    set_name,
     unshare,
 )
 
-STAGE = "/tmp"
+HOST_NAME = "sandbox"
 USER_LIMITS = {
     "max_user_namespaces": 0,
     "max_inotify_instances": 64,
     "max_inotify_watches": 8192,
     "max_fanotify_groups": 0,
 }
-REFUSALS = {
-    "user namespace": (
-        "The machine forbids user namespaces. On Ubuntu 23.10 and later: "
-        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bwrap and python; "
-        "elsewhere: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000; "
-        "in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined."
-    ),
-    "mount namespace": "Mounting is forbidden here. In Docker: run with --privileged, or use the Docker engine.",
-    "root file system": "The kernel must offer tmpfs and overlayfs (Linux 5.11 or later for ordinary users).",
-    "network": 'slirp4netns must be able to open /dev/net/tun; try network egress_mode="none" to do without.',
-    "bubblewrap": "Install it: apt-get install bubblewrap",
-    "control group": "Give this user its groups (systemd: Delegate=yes), or ask for no limits on CPU and memory.",
-}
+_EXHAUSTED = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE)
+_NAMESPACES = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+_GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP: man 7 netdevice
+_FILTER = seccomp.build(MACHINE) if MACHINE in seccomp.ARCHITECTURES else b""
 
 
 class StepError(Exception):
@@ -60,6 +67,11 @@ class StepError(Exception):
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(f"{step}: {error}")
         self.step = step
+        self.exhausted = isinstance(error, OSError) and error.errno in _EXHAUSTED
+
+
+class OtherGoneError(Exception):
+    """The other of the two processes has ended, and has said why if anybody knows."""
 
 
 class _Step:
@@ -77,46 +89,159 @@ class _Step:
             raise StepError(self.name, error) from error
 
 
-def launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | None) -> NoReturn:
-    """Become a sandbox; called in a forked child, and never returns.
+def launch(job: dict[str, Any], fds: dict[str, int]) -> NoReturn:
+    """Make a sandbox; called in a child of its own, and never returns.
 
     Args:
-        job: What to make, as `supervisor` describes it.
-        fds: Descriptors by name: `errors` to report on, `info` for bubblewrap, and those for the agent.
-        group: Its control groups, made already.
-        base: First id of its range as root, None as an ordinary user.
+        job: What to make, as `Held` describes it.
+        fds: Descriptors by name: `errors` to report on, `info` for the first process's id, `content` of mounted files,
+            `block` to wait for before the agent starts, and those for the agent.
     """
     try:
-        _launch(job, fds, group, base)
+        _build(job, fds)
+    except OtherGoneError:
+        pass
     except StepError as error:
-        _report(fds["errors"], error.step, str(error))
+        _report(fds["errors"], error.step, str(error), exhausted=error.exhausted)
     except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
         _report(fds["errors"], "launcher", f"{type(error).__name__}: {error}")
     os._exit(1)
 
 
-def _report(fd: int, step: str, message: str) -> None:
+def _report(fd: int, step: str, message: str, *, exhausted: bool = False) -> None:
+    told = {"step": step, "message": message, "remedy": REMEDIES.get(step, ""), "exhausted": exhausted}
     with contextlib.suppress(OSError):
-        os.write(fd, json.dumps({"step": step, "message": message, "remedy": REFUSALS.get(step, "")}).encode())
+        os.write(fd, json.dumps(told).encode())
 
 
-def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | None) -> NoReturn:
-    os.setpgid(0, 0)
-    prctl(PR_SET_PDEATHSIG, 9)
+def _build(job: dict[str, Any], fds: dict[str, int]) -> NoReturn:
+    """Be the builder."""
+    set_name("aviato-builder")
+    os.setpgid(0, 0)  # whoever kills the group reaches both, and every helper
+    die_with_parent()
     if os.getppid() != job["supervisor"]:
         os._exit(1)
     with _Step("descriptors"):
         close_all_but({0, 1, 2, *fds.values()})
     with _Step("keyring"):
         join_new_keyring()
-    me = os.getpid()
-    joining = _Helper(lambda: group.add(me))  # for the first group the kernel waits some milliseconds
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("500")
-    if base is not None:
-        _as_root(job, base)
+    with contextlib.suppress(OSError):
+        _write("/proc/self/oom_score_adj", "500")
+    waits, tells = os.pipe()
+    shifted = job["base"] is not None
+    if shifted:
+        with _Step("mount namespace"):
+            unshare(CLONE_NEWNS)
+            mount("none", "/", flags=MS_REC | MS_PRIVATE)
+        sources = _open_sources(job)
+    with _Step("user namespace"):
+        first = _clone_as(job["base"]) if shifted else clone(_NAMESPACES | CLONE_NEWNS)
+    if first == 0:
+        os.close(tells)
+        _begin(job, fds, waits)
+    os.close(waits)
+    with _Step("user namespace"):
+        _map_ids(job, first)
+    os.write(fds["info"], b"%d\n" % first)
+    _tell(tells)
+    if shifted:
+        with _Step("root file system"):
+            namespace = os.open(f"/proc/{first}/ns/user", os.O_RDONLY)
+            rootfs.build(job, sources, fds["content"], job["base"], namespace)
+        _tell(tells)
+    with _Step("control group"):
+        for path in job["groups"]:
+            _join(path, first)
+    _tell(tells)
+    os._exit(0)
+
+
+def _tell(fd: int) -> None:
+    """Let the first process do its next part."""
+    try:
+        os.write(fd, b"x")
+    except BrokenPipeError:
+        raise OtherGoneError from None
+
+
+def _hear(fd: int) -> None:
+    """Wait until the builder has done its part."""
+    if not os.read(fd, 1):
+        raise OtherGoneError
+
+
+def _join(path: str, pid: int) -> None:
+    try:
+        _write(f"{path}/cgroup.procs", str(pid))
+    except ProcessLookupError:
+        raise OtherGoneError from None
+
+
+def _clone_as(base: int) -> int:
+    """Let the namespaces belong to the user that is root inside, not to the machine's, and stay root out here."""
+    os.setgroups([])
+    os.setresgid(base, base, 0)
+    os.setresuid(base, base, 0)
+    first = clone(_NAMESPACES)
+    if first:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+    return first
+
+
+def _map_ids(job: dict[str, Any], pid: int) -> None:
+    """Say who the users of the other process's namespace are out here.
+
+    Raises:
+        OSError: The kernel or one of the helpers refused.
+    """
+    if job["base"] is not None:
+        for kind in ("uid", "gid"):
+            _write(f"/proc/{pid}/{kind}_map", f"0 {job['base']} {job['ids']}")
+    elif job["subordinate"] is None:
+        _write(f"/proc/{pid}/setgroups", "deny")
+        _write(f"/proc/{pid}/uid_map", f"0 {os.getuid()} 1")
+        _write(f"/proc/{pid}/gid_map", f"0 {os.getgid()} 1")
     else:
-        _as_user(job)
+        found = job["subordinate"]
+        for program, own, start in (("newuidmap", os.getuid(), found["uid"]), ("newgidmap", os.getgid(), found["gid"])):
+            argv = [program, str(pid), "0", str(own), "1", "1", str(start), str(job["ids"] - 1)]
+            helper = os.posix_spawn(found[program], argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+            if os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) != 0:
+                raise OSError(f"{program} refused the range from {start}")
+
+
+def _begin(job: dict[str, Any], fds: dict[str, int], waits: int) -> NoReturn:
+    """Be the first process; its errors are its own to report."""
+    try:
+        _arrange(job, fds, waits)
+    except OtherGoneError:
+        pass
+    except StepError as error:
+        _report(fds["errors"], error.step, str(error), exhausted=error.exhausted)
+    except BaseException as error:  # noqa: BLE001 - as in `launch`
+        _report(fds["errors"], "launcher", f"{type(error).__name__}: {error}")
+    os._exit(1)
+
+
+def _arrange(job: dict[str, Any], fds: dict[str, int], waits: int) -> NoReturn:
+    """Arrange the inside, and become the agent."""
+    _hear(waits)
+    with _Step("user namespace"):
+        if job["several_users"]:
+            os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    if job["base"] is None:
+        with _Step("mount namespace"):
+            mount("none", "/", flags=MS_REC | MS_PRIVATE)
+        sources = _open_sources(job)
+        with _Step("root file system"):
+            rootfs.build(job, sources, fds["content"], None, -1)
+    else:
+        _hear(waits)
+        with _Step("mount namespace"):
+            unshare(CLONE_NEWNS)  # one that this user namespace may change; with it comes the tree
     with _Step("namespace limits"):
         for name, value in USER_LIMITS.items():
             if os.path.exists(f"/proc/sys/user/{name}"):  # an older kernel lacks some, and then has nothing to limit
@@ -124,56 +249,35 @@ def _launch(job: dict[str, Any], fds: dict[str, int], group: Group, base: int | 
     with _Step("limits"):
         for name, value in job["rlimits"].items():
             _limit(getattr(resource, f"RLIMIT_{name}"), value)
+    with _Step("loopback"):
+        _raise_loopback()
+    with _Step("host name"):
+        socket.sethostname(HOST_NAME)
+    with _Step("root file system"):
+        bind(rootfs.ROOT, rootfs.ROOT)
+    with _Step("proc"):
+        profile.mount_proc(rootfs.ROOT)
+    with _Step("dev"):
+        profile.mount_dev(rootfs.ROOT, rootfs.SHARED_MEMORY)
+    with _Step("root file system"):
+        change_root(rootfs.ROOT)
+    os.setsid()
+    if "block" in fds:
+        _hear(fds["block"])
+    _hear(waits)
     with _Step("control group"):
-        joining.finish()
-    argv = profile.command_line(job, fds, rootfs.ROOT, rootfs.SHARED_MEMORY)
-    for name, fd in fds.items():
-        os.set_inheritable(fd, name not in {"errors", "content"})
-    os.umask(0o022)
-    with _Step("bubblewrap"):
-        os.execve(job["bwrap"], argv, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})  # noqa: S606 - this is the launcher
-
-
-class _Helper:
-    """A child that does what this process cannot do, or does it meanwhile, and says "ok" or what went wrong."""
-
-    def __init__(self, work: Callable[[], None], *, waits: bool = False) -> None:
-        """Start it; one that waits begins at `go`, and ends unheard when this process ends before."""
-        go_read, self._go = os.pipe()
-        self._said, say = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._go)
-            if waits and not os.read(go_read, 1):
-                os._exit(1)  # the other one has failed, and has said so
-            try:
-                work()
-                os.write(say, b"ok")
-            except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
-                with contextlib.suppress(OSError):  # nobody listens any more
-                    os.write(say, str(error).encode())
-            os._exit(0)
-        os.close(go_read)
-        os.close(say)
-
-    def go(self) -> None:
-        """Let it begin."""
-        os.write(self._go, b"x")
-
-    def finish(self) -> None:
-        """Wait for its end.
-
-        Raises:
-            OSError: It failed; the text is what it said.
-        """
-        answer = b""
-        while piece := os.read(self._said, 4096):
-            answer += piece
-        os.close(self._said)
-        os.close(self._go)
-        os.waitpid(self._pid, 0)
-        if answer != b"ok":
-            raise OSError(answer.decode(errors="replace"))
+        unshare(CLONE_NEWCGROUP)  # the groups it is in now look like the topmost ones
+    with _Step("descriptors"):
+        close_all_but({0, 1, 2, fds["errors"], *job["agent_fds"]})
+    with _Step("capabilities"):
+        keep_capabilities(profile.AGENT_CAPABILITIES if job["several_users"] else ())
+    with _Step("seccomp"):
+        filter_calls(_FILTER)
+    die_with_parent()
+    os.close(fds["errors"])
+    set_name("aviato-agent")
+    payload.main(job["agent"])  # type: ignore[no-untyped-call]  # the agent has no types: `typing` would cost it memory
+    os._exit(1)
 
 
 def _limit(which: int, value: int) -> None:
@@ -193,78 +297,12 @@ def _open_sources(job: dict[str, Any]) -> dict[str, str]:
     return sources
 
 
-def _as_root(job: dict[str, Any], base: int) -> None:
-    """Build the tree as the machine's root, then become the sandbox's own root, which is nobody outside."""
-    with _Step("mount namespace"):
-        unshare(CLONE_NEWNS)
-        mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    sources = _open_sources(job)
-    me = os.getpid()
-
-    def build() -> None:
-        for kind in ("uid", "gid"):
-            _write(f"/proc/{me}/{kind}_map", f"0 {base} {IDS}")
-        namespace = os.open(f"/proc/{me}/ns/user", os.O_RDONLY)
-        rootfs.build(job, sources, base, namespace)
-
-    helper = _Helper(build, waits=True)
-    with _Step("user namespace"):
-        os.setgroups([])
-        os.setresgid(base, base, base)
-        os.setresuid(base, base, base)
-        prctl(PR_SET_DUMPABLE, 1)  # so that the helper may write the maps
-        unshare(CLONE_NEWUSER)
-    helper.go()
-    with _Step("root file system"):
-        helper.finish()
-    with _Step("user namespace"):
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-
-
-def _as_user(job: dict[str, Any]) -> None:
-    """Map the user to the sandbox's root, with a range of subordinate ids where there is one, and build the tree."""
-    with _Step("user namespace"):
-        if job["subordinate"] is None:
-            uid, gid = os.getuid(), os.getgid()
-            unshare(CLONE_NEWUSER | CLONE_NEWNS)
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", f"0 {uid} 1")
-            _write("/proc/self/gid_map", f"0 {gid} 1")
-        else:
-            _map_range(job["subordinate"])
-    with _Step("mount namespace"):
-        mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    sources = _open_sources(job)
-    with _Step("root file system"):
-        rootfs.build(job, sources, None, -1)
-
-
-def _map_range(subordinate: dict[str, Any]) -> None:
-    """Enter a user namespace whose ids a helper maps from outside, with newuidmap and newgidmap.
-
-    Raises:
-        OSError: One of them refused.
-    """
-    me = os.getpid()
-    uid, gid = os.getuid(), os.getgid()
-
-    def map_ids() -> None:
-        for program, own, first in (("newuidmap", uid, subordinate["uid"]), ("newgidmap", gid, subordinate["gid"])):
-            argv = [program, str(me), "0", str(own), "1", "1", str(first), str(IDS - 1)]
-            if os.waitstatus_to_exitcode(os.waitpid(_spawn(subordinate[program], argv), 0)[1]) != 0:
-                raise OSError(f"{program} refused the range from {first}")
-
-    helper = _Helper(map_ids, waits=True)
-    unshare(CLONE_NEWUSER | CLONE_NEWNS)
-    helper.go()
-    helper.finish()
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-
-
-def _spawn(program: str, argv: list[str]) -> int:
-    return os.posix_spawn(program, argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+def _raise_loopback() -> None:
+    """Switch the loopback interface on; the kernel gives it its addresses then."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, _GET_FLAGS, struct.pack("16sh14x", b"lo", 0))
+        (flags,) = struct.unpack_from("h", answer, 16)
+        fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", flags | _UP))
 
 
 def _write(path: str, text: str) -> None:

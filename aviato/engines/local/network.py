@@ -3,7 +3,7 @@
 The sandbox's network namespace gets an interface whose traffic slirp4netns carries with ordinary sockets. What must
 not be reached that way is made unreachable by routes inside the namespace, which nobody in there may change: the
 link-local range 169.254.0.0/16, where clouds keep their credentials, and every address of this machine. Its loopback
-is refused by slirp4netns itself. All of this is in place before the agent starts: bubblewrap waits for it.
+is refused by slirp4netns itself. All of this is in place before the agent starts: the first process waits for it.
 """
 
 from __future__ import annotations

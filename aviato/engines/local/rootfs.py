@@ -29,12 +29,13 @@ SHARED_MEMORY = f"{STAGE}/shm"
 _LENT = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV
 
 
-def build(job: dict[str, Any], sources: dict[str, str], owner: int | None, namespace: int) -> None:
+def build(job: dict[str, Any], sources: dict[str, str], content: int, owner: int | None, namespace: int) -> None:
     """Build it.
 
     Args:
         job: What to make, as `supervisor` describes it.
         sources: Where to find what is lent, by its path on this machine.
+        content: Descriptor of the content of mounted files, one after the other.
         owner: User id on this machine that is root inside, None when it is our own.
         namespace: Descriptor of the user namespace whose id map lower layers get; -1 as an ordinary user.
 
@@ -63,7 +64,7 @@ def build(job: dict[str, Any], sources: dict[str, str], owner: int | None, names
             clone_mount(sources[source], root.directory(place), _LENT)
         for path, text in job["files"].items():
             root.write(path, text.encode())
-        _mount_files(job, root)
+        _mount_files(job["mounted"], content, root)
     finally:
         root.close()
 
@@ -192,10 +193,9 @@ class _Root:
             os.close(fd)
 
 
-def _mount_files(job: dict[str, Any], root: _Root) -> None:
+def _mount_files(mounted: list[tuple[str, int, int]], content: int, root: _Root) -> None:
     """Put the mounted files on the tmpfs and bind them read-only to their places."""
-    content = job["content_fd"]
-    for number, (path, start, length) in enumerate(job["mounted"]):
+    for number, (path, start, length) in enumerate(mounted):
         stored = f"{STAGE}/mounted/{number}"
         fd = os.open(stored, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
         try:

@@ -1,4 +1,4 @@
-"""The system call filter, as raw BPF for `bwrap --seccomp`.
+"""The system call filter, as raw BPF for seccomp(2).
 
 A deny list in the tradition of flatpak (common/flatpak-run.c) and Docker's default profile: what reaches deep into
 the kernel or out of

@@ -30,6 +30,7 @@ from typing import Any
 from aviato.engines.local import records
 from aviato.engines.local.cgroups import Layout, find_layout
 from aviato.engines.local.held import Held, LaunchError
+from aviato.engines.local.zygote import Zygote
 
 LARGEST_LINE = 8 << 20
 RETAINED = 256
@@ -119,6 +120,7 @@ class Supervisor:
     def __init__(self, home: str, token: str, owner: socket.socket) -> None:
         self.home = home
         self.token = token
+        self.zygote = Zygote(os.path.realpath(sys.executable))
         self.epoll = select.epoll()
         self.handlers: dict[int, Any] = {}
         self.held: dict[str, Held] = {}
@@ -342,6 +344,7 @@ def main(home: str, token: str, owner_fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write("aviato-super")
+    os.set_inheritable(owner_fd, False)
     owner = socket.socket(fileno=owner_fd)
     try:
         Supervisor(home, token, owner).run()

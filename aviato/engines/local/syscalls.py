@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 _NUMBERS = {
-    "x86_64": {"mount": 165, "umount2": 166, "unshare": 272, "keyctl": 250, "prctl": 157, "setns": 308},
-    "aarch64": {"mount": 40, "umount2": 39, "unshare": 97, "keyctl": 219, "prctl": 167, "setns": 268},
-}
+    "x86_64": {
+        "mount": 165, "umount2": 166, "unshare": 272, "keyctl": 250, "prctl": 157, "setns": 308, "clone": 56,
+        "pivot_root": 155, "capset": 126,
+    },
+    "aarch64": {
+        "mount": 40, "umount2": 39, "unshare": 97, "keyctl": 219, "prctl": 167, "setns": 268, "clone": 220,
+        "pivot_root": 41, "capset": 91,
+    },
+}  # fmt: skip
 _OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 436, 437, 442
 
-MACHINE = platform.machine()
-CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
+MACHINE = os.uname().machine
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, _CLONE_PARENT = 0x10000000, 0x20000000, 0x40000000, 0x00008000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_IDMAP = 1, 2, 4, 0x00100000
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-KEYCTL_JOIN_SESSION_KEYRING = 1
+_MNT_DETACH = 2
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 15, 22, 24, 38
+_SECCOMP_MODE_FILTER, _CAPABILITY_VERSION_3 = 2, 0x20080522
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SIGKILL, _SIGCHLD = 9, 17
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
-_AT_FDCWD, _AT_EMPTY_PATH, _MOVE_FLAGS, _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = -100, 0x1000, 0x04 | 0x10, 1, 0o2000000
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE, _MOVE_FLAGS = -100, 0x1000, 0x8000, 0x04 | 0x10
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, 0o2000000
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# With PyDLL the interpreter's lock is kept during a call: none of these waits for anybody, and a clone's child must
+# not come back without the lock.
+_libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
@@ -44,6 +56,14 @@ def _number(name: str) -> int:
         return _NUMBERS[MACHINE][name]
     except KeyError:
         raise OSError(38, f"{name}: this machine ({MACHINE}) is not one of {', '.join(_NUMBERS)}") from None
+
+
+def clone(flags: int) -> int:
+    """Fork a child of this process's own parent, in namespaces of its own; return its process id, 0 in the child.
+
+    For processes with one thread only: neither libc nor the interpreter is told.
+    """
+    return _call("clone", _number("clone"), flags | _CLONE_PARENT | _SIGCHLD, 0, 0, 0, 0)
 
 
 def unshare(flags: int) -> None:
@@ -67,6 +87,30 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
         flags,
         data.encode() or None,
     )
+
+
+def bind(source: str, target: str) -> None:
+    """Show a directory with all that is mounted below it, or a file, in a second place."""
+    mount(source, target, flags=MS_BIND | MS_REC)
+
+
+def set_attributes(target: str, attributes: int, *, clear: int = 0, below: bool = False) -> None:
+    """Set and clear attributes of the mount on `target`, with those below it if `below`."""
+    attr = struct.pack("QQQQ", attributes, clear, 0, 0)
+    buffer = ctypes.create_string_buffer(attr, len(attr))
+    flags = _AT_RECURSIVE if below else 0
+    _call(f"mount_setattr {target}", _MOUNT_SETATTR, _AT_FDCWD, target.encode(), flags, buffer, len(attr))
+
+
+def change_root(directory: str) -> None:
+    """Make a mounted directory the root of this mount namespace and detach all else; it is the working directory too.
+
+    The old root comes to lie on top of the new one, as pivot_root(2) describes it, and is taken off from there.
+    """
+    os.chdir(directory)
+    _call("pivot_root", _number("pivot_root"), b".", b".")
+    _call("umount the old root", _number("umount2"), b".", _MNT_DETACH)
+    os.chdir("/")
 
 
 def clone_mount(source: str, target: str, attributes: int, userns_fd: int = -1) -> None:
@@ -93,15 +137,48 @@ def open_in_root(root_fd: int, path: str, flags: int) -> int:
 def join_new_keyring() -> None:
     """Leave the session keyring for a new, empty one; a kernel without keyrings has none to leave."""
     try:
-        _call("keyctl", _number("keyctl"), KEYCTL_JOIN_SESSION_KEYRING, b"aviato")
+        _call("keyctl", _number("keyctl"), _KEYCTL_JOIN_SESSION_KEYRING, b"aviato")
     except OSError as error:
         if error.errno != 38:
             raise
 
 
-def prctl(option: int, value: int) -> None:
-    """Call prctl with one argument."""
-    _call("prctl", _number("prctl"), option, value, 0, 0, 0)
+def _prctl(option: int, *values: int | bytes) -> None:
+    _call("prctl", _number("prctl"), option, *values, *(0,) * (4 - len(values)))
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends; forgotten when its user changes."""
+    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def set_name(name: str) -> None:
+    """Call this process something in `ps` and `/proc/PID/comm`, 15 bytes at most."""
+    _prctl(_PR_SET_NAME, name.encode())
+
+
+def keep_capabilities(kept: tuple[int, ...]) -> None:
+    """Drop every capability that is not named, and the way back to it, which the bounding set is."""
+    number = 0
+    while True:
+        if number not in kept:
+            try:
+                _prctl(_PR_CAPBSET_DROP, number)
+            except OSError as error:
+                if error.errno == 22 and number > 0:  # the kernel knows no more
+                    break
+                raise
+        number += 1
+    low = sum(1 << item for item in kept)
+    header = struct.pack("=II", _CAPABILITY_VERSION_3, 0)
+    _call("capset", _number("capset"), header, struct.pack("=6I", low, low, 0, 0, 0, 0))
+
+
+def filter_calls(program: bytes) -> None:
+    """Give up new privileges for ever, and let a BPF program judge every system call from now on (seccomp(2))."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    code = ctypes.create_string_buffer(program, len(program))
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
 
 
 def close_all_but(keep: set[int]) -> None:
