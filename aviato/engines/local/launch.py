@@ -129,6 +129,7 @@ def _build(job: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         _write("/proc/self/oom_score_adj", "500")
     waits, tells = os.pipe()
     shifted = job["base"] is not None
+    sources = {}
     if shifted:
         with _Step("mount namespace"):
             unshare(CLONE_NEWNS)
@@ -232,16 +233,6 @@ def _arrange(job: dict[str, Any], fds: dict[str, int], waits: int) -> NoReturn:
             os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-    if job["base"] is None:
-        with _Step("mount namespace"):
-            mount("none", "/", flags=MS_REC | MS_PRIVATE)
-        sources = _open_sources(job)
-        with _Step("root file system"):
-            rootfs.build(job, sources, fds["content"], None, -1)
-    else:
-        _hear(waits)
-        with _Step("mount namespace"):
-            unshare(CLONE_NEWNS)  # one that this user namespace may change; with it comes the tree
     with _Step("namespace limits"):
         for name, value in USER_LIMITS.items():
             if os.path.exists(f"/proc/sys/user/{name}"):  # an older kernel lacks some, and then has nothing to limit
@@ -253,6 +244,16 @@ def _arrange(job: dict[str, Any], fds: dict[str, int], waits: int) -> NoReturn:
         _raise_loopback()
     with _Step("host name"):
         socket.sethostname(HOST_NAME)
+    if job["base"] is None:
+        with _Step("mount namespace"):
+            mount("none", "/", flags=MS_REC | MS_PRIVATE)
+        sources = _open_sources(job)
+        with _Step("root file system"):
+            rootfs.build(job, sources, fds["content"], None, -1)
+    else:
+        _hear(waits)
+        with _Step("mount namespace"):
+            unshare(CLONE_NEWNS)  # one that this user namespace may change; with it comes the tree
     with _Step("root file system"):
         bind(rootfs.ROOT, rootfs.ROOT)
     with _Step("proc"):
