@@ -16,6 +16,11 @@ and pipes will do; the position of a memory file is left alone, so one serves an
 `main_stderr_fd`    likewise for its errors; may be the same
 `listen_fd`         listening stream socket to accept clients from; -1: none
 `client_fds`        list of connected stream sockets, each a client
+`door_fd`           listening socket for clients that are brought by processes of the sandbox; -1: none
+`door_token`        bytes that those processes have to say; see `payload_door`
+`visitors`          list of (input, output, socket of the bringer): descriptors of clients that are in already
+`last_words`        bytes: at its end the agent writes them, the `closing` numbers and a newline to its stderr
+`stop_at_sigterm`   bool: SIGTERM ends the sandbox as `stop` does, with a grace that somebody else ends
 `control_fd`        duplex stream to whoever supervises the sandbox; -1: none
 `lifetime_ms`       milliseconds from the start until the sandbox ends; 0: no limit
 `idle_ms`           likewise, while no command and no transfer runs (the main command does not count)
@@ -38,6 +43,7 @@ from __future__ import annotations
 
 import marshal
 from pathlib import Path
+from types import CodeType
 
 MODULES = (
     "payload_system",
@@ -47,11 +53,12 @@ MODULES = (
     "payload_files",
     "payload_connection",
     "payload_watchdog",
+    "payload_door",
     "payload",
 )
 _PACKAGE = "aviato.agent."
 _FUTURE = "from __future__ import annotations\n"
-_FUTURE_FLAG = 0x1000000  # __future__.annotations.compiler_flag, since 3.8
+FUTURE_FLAG = 0x1000000  # __future__.annotations.compiler_flag, since 3.8
 
 # Each module is put in place before it runs, so that the next can import from it with no file there.
 LOADER = """import marshal,posix,sys
@@ -71,20 +78,38 @@ except BaseException as e:
 m.main(d)"""
 
 
+def payload_source() -> list[tuple[str, str]]:
+    """Return the names and sources of the agent's modules, to be compiled with `FUTURE_FLAG` in this order.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    folder = Path(__file__).parent
+    return [
+        (_PACKAGE + name, (folder / f"{name}.py").read_text(encoding="utf-8").replace(_FUTURE, "\n", 1))
+        for name in MODULES
+    ]
+
+
+def payload_modules() -> list[tuple[str, CodeType]]:
+    """Compile the agent's modules for the running interpreter's version.
+
+    Raises:
+        OSError: Their source cannot be read.
+    """
+    return [
+        (name, compile(source, f"<{name}>", "exec", FUTURE_FLAG, dont_inherit=True, optimize=2))
+        for name, source in payload_source()
+    ]
+
+
 def payload_code() -> bytes:
     """Compile the agent for the running interpreter's version; other versions refuse the result.
 
     Raises:
         OSError: The agent's source cannot be read.
     """
-    modules = []
-    for name in MODULES:
-        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-        code = compile(
-            source.replace(_FUTURE, "\n", 1), f"<aviato {name}>", "exec", _FUTURE_FLAG, dont_inherit=True, optimize=2
-        )
-        modules.append((_PACKAGE + name, code))
-    return marshal.dumps(modules)
+    return marshal.dumps(payload_modules())
 
 
 def loader_argv(python: str, code_fd: int, config_fd: int) -> list[str]:

@@ -95,7 +95,11 @@ from aviato.agent.payload_files import (
 from aviato.agent.payload_connection import (
     Connection,
 )
+from aviato.agent.payload_door import Door
 from aviato.agent.payload_watchdog import Watchdog
+
+
+FOREVER = 10.0**9
 
 
 class Agent:
@@ -403,9 +407,12 @@ class Agent:
 
     def on_child(self, _events):
         """Reap whatever ended."""
+        signals = b""
         try:
-            while len(posix.read(self.wake, 4096)) == 4096:
-                pass
+            while True:
+                signals = posix.read(self.wake, 4096)
+                if self.config.get("stop_at_sigterm") and SIGTERM in signals:
+                    self.stop(BY_REQUEST, FOREVER)
         except OSError:
             pass
         self.reap()
@@ -443,8 +450,10 @@ class Agent:
     # The end
 
     def extend(self, milliseconds):
-        """Let the lifetime end in `milliseconds` from now."""
-        self.at(LIFETIME, min(milliseconds, 10**12) / 1000.0, lambda: self.stop(LIFETIME, 1.0))
+        """Let the lifetime end so much later than it would have; the first time, so much after now."""
+        known = self.timers.get(LIFETIME)
+        left = max(0.0, known[0] - now()) if known else 0.0
+        self.at(LIFETIME, left + min(milliseconds, 10**12) / 1000.0, lambda: self.stop(LIFETIME, 1.0))
 
     def everyone(self, signal):
         """Send a signal to every process but this one."""
@@ -490,6 +499,8 @@ class Agent:
             if connection.ready:
                 connection.frame(CLOSING, 0, S_CLOSING.pack(self.reason, self.main_code))
         self.tell("closing %d %d\n" % (self.reason, self.main_code))
+        if self.config.get("last_words"):
+            posix.write(2, b"%s %d %d\n" % (self.config["last_words"], self.reason, self.main_code))
 
     def flush_all(self):
         """Give the clients a moment to take what is queued."""
@@ -561,6 +572,10 @@ class Agent:
             self.watch(self.listener, IN, self.on_listener)
         for fd in self.config.get("client_fds") or ():
             self.add_client(fd)
+        if self.config.get("door_fd", -1) >= 0:
+            Door(self, self.config["door_fd"], self.config["door_token"])
+        for visitor in self.config.get("visitors") or ():
+            Connection(self, *visitor)
         if self.config.get("lifetime_ms"):
             self.extend(self.config["lifetime_ms"])
         self.touch()

@@ -22,11 +22,13 @@ from aviato.agent.payload_system import (
 
 
 class Connection:
-    """One client."""
+    """One client, on one stream, or on a pair of pipes with a socket that tells its bringer when it is over."""
 
-    def __init__(self, agent, fd):
+    def __init__(self, agent, fd, out_fd=-1, lifeline=-1):
         self.agent = agent
         self.fd = fd
+        self.out_fd = out_fd if out_fd >= 0 else fd
+        self.lifeline = lifeline
         self.buffer = bytearray()
         self.out = deque()
         self.queued = 0
@@ -35,6 +37,7 @@ class Connection:
         self.streams = {}
         self.waiting = set()  # outputs and files that stopped because too much was queued
         posix.set_blocking(fd, False)
+        posix.set_blocking(self.out_fd, False)
         agent.watch(fd, IN, self.on_event)
         agent.clients.add(self)
         agent.at((self, "hello"), HELLO_SECONDS, self.close)
@@ -85,13 +88,17 @@ class Connection:
         if position:
             del buffer[:position]
 
+    def on_room(self, _events):
+        """Go on writing to a pipe of its own, or learn that nobody reads it."""
+        self.flush()
+
     def flush(self):
         """Write what the socket takes; then let those go on that waited for room."""
         out = self.out
         try:
             while out and self.fd >= 0:
                 batch = [out[index] for index in range(min(len(out), 64))]
-                done = posix.writev(self.fd, batch)
+                done = posix.writev(self.out_fd, batch)
                 self.queued -= done
                 for part in batch:
                     size = len(part)
@@ -106,7 +113,12 @@ class Connection:
                 return
         if self.fd >= 0 and bool(out) != self.writing:
             self.writing = bool(out)
-            self.agent.epoll.modify(self.fd, IN | OUT if out else IN)
+            if self.out_fd == self.fd:
+                self.agent.epoll.modify(self.fd, IN | OUT if out else IN)
+            elif out:
+                self.agent.watch(self.out_fd, OUT, self.on_room)
+            else:
+                self.agent.unwatch(self.out_fd)
         if self.waiting and self.queued < OUT_MAX // 2:
             waiting, self.waiting = self.waiting, set()
             for stopped in waiting:
@@ -116,9 +128,11 @@ class Connection:
         """Drop the client; its commands stay, its file transfers are undone."""
         if self.fd < 0:
             return
-        self.agent.unwatch(self.fd)
-        close(self.fd)
-        self.fd = -1
+        for fd in {self.fd, self.out_fd}:
+            self.agent.unwatch(fd)
+            close(fd)
+        close(self.lifeline)
+        self.fd = self.out_fd = self.lifeline = -1
         self.agent.timers.pop((self, "hello"), None)
         self.agent.clients.discard(self)
         self.agent.dirty.discard(self)

@@ -9,14 +9,14 @@ from aviato.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from aviato.engines.base import Engine
 
-BUILTIN = ("local",)
+BUILTIN = ("local", "docker")
 
 
 def open_engine(name: str, *, source: str = "") -> Engine:
     """Make the engine of this name for the running event loop.
 
     Args:
-        name: `"local"`, or the name of an engine that an installed package offers as an entry point of the
+        name: `"local"`, `"docker"`, or the name of an engine that an installed package offers as an entry point of the
             group `aviato.engines`.
         source: Where the name came from, for the error's text.
 
@@ -28,6 +28,10 @@ def open_engine(name: str, *, source: str = "") -> Engine:
         from aviato.engines.local.engine import LocalEngine  # noqa: PLC0415 - only who uses it pays for it
 
         return LocalEngine()
+    if name == "docker":
+        from aviato.engines.docker.engine import DockerEngine  # noqa: PLC0415 - likewise
+
+        return DockerEngine()
     from importlib.metadata import entry_points  # noqa: PLC0415 - likewise
 
     for entry in entry_points(group="aviato.engines", name=name):
@@ -36,10 +40,8 @@ def open_engine(name: str, *, source: str = "") -> Engine:
     others = sorted({entry.name for entry in entry_points(group="aviato.engines")} - set(BUILTIN))
     raise ConfigurationError(
         f"{source}{': ' if source else ''}engine must be one of {', '.join([*BUILTIN, *others])}, got {name!r}",
-        hint="Docker, Kubernetes and gateway URLs are not in this release."
-        if name in _PLANNED or "://" in name
-        else None,
+        hint="Kubernetes and gateway URLs are not in this release." if name in _PLANNED or "://" in name else None,
     )
 
 
-_PLANNED = ("docker", "kubernetes")
+_PLANNED = ("kubernetes",)

@@ -18,11 +18,19 @@ from __future__ import annotations
 
 import abc
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 
-from aviato.models import MountedFile, NetworkOptions, Resources, SandboxInfo, SandboxStatus
+from aviato.models import (
+    Isolation,
+    MountedFile,
+    NetworkOptions,
+    Protection,
+    Resources,
+    SandboxInfo,
+    SandboxStatus,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -108,6 +116,19 @@ class LogRecord:
     timestamp: float
     stream: str
     data: bytes
+
+
+def read_resources(fields: Mapping[str, Any]) -> Resources:
+    """Make `Resources` of what `cattrs.unstructure` made of some: its fields, not the quantities it is made from."""
+    made = Resources.__new__(Resources)
+    made.__attrs_init__(**fields)  # pyright: ignore[reportAttributeAccessIssue]  # attrs makes it where __init__ is our own
+    return made
+
+
+def read_isolation(fields: Mapping[str, Any]) -> Isolation:
+    """Make `Isolation` of what `cattrs.unstructure` made of it."""
+    protections = {name: Protection(item) for name, item in fields.items() if name != "notes"}
+    return Isolation(**protections, notes=tuple(fields["notes"]))
 
 
 class Engine(abc.ABC):

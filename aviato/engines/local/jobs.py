@@ -14,7 +14,7 @@ from typing import Any
 
 import cattrs
 
-from aviato.engines.base import SandboxSpec
+from aviato.engines.base import SandboxSpec, read_isolation, read_resources
 from aviato.engines.local import etc, ids, network, records
 from aviato.engines.local.cgroups import find_layout
 from aviato.engines.local.images import ImageStore, ResolvedImage
@@ -299,18 +299,7 @@ def describe(record: Mapping[str, Any]) -> SandboxInfo:
         message=record.get("message", ""),
         tags=tuple(record["tags"]),
         annotations=record["annotations"],
-        resources=_resources(record["resources"]),
-        isolation=_isolation(record["isolation"]),
+        resources=read_resources(record["resources"]),
+        isolation=read_isolation(record["isolation"]),
         detached=record["detached"],
     )
-
-
-def _resources(value: Mapping[str, Any]) -> Resources:
-    made = Resources.__new__(Resources)
-    made.__attrs_init__(**value)  # pyright: ignore[reportAttributeAccessIssue]  # the record has its fields, not its quantities
-    return made
-
-
-def _isolation(value: Mapping[str, Any]) -> Isolation:
-    fields = {name: Protection(item) for name, item in value.items() if name != "notes"}
-    return Isolation(**fields, notes=tuple(value["notes"]))

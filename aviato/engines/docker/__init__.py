@@ -1,0 +1,1 @@
+"""The Docker engine: containers of a Docker or Podman daemon."""

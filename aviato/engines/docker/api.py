@@ -1,0 +1,234 @@
+"""Requests to the daemon's HTTP API (https://docs.docker.com/reference/api/engine/), versions 1.41 and later.
+
+aiohttp is used as it is: what the engine needs is a dozen requests, one of which takes the connection over, and every
+one of which needs a deadline and an error of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from aviato.engines.docker import ssh
+from aviato.engines.docker.endpoint import Endpoint
+from aviato.exceptions import EngineConnectionError, EngineError, EngineProtocolError, EngineResponseError, Outcome
+
+if TYPE_CHECKING:
+    import aiohttp
+
+OLDEST = (1, 41)
+REQUEST_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
+_LARGEST_ANSWER = 64 << 20
+
+
+class ApiError(EngineResponseError):
+    """The daemon answered with an error."""
+
+    def __init__(self, status: int, message: str, what: str) -> None:
+        super().__init__(f"the Docker daemon could not {what}: {message} (HTTP {status})", status=status)
+        self.said = message
+
+
+class Api:
+    """One daemon, from one event loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.version: dict[str, Any] = {}
+        self._prefix = ""
+        self._session: aiohttp.ClientSession | None = None
+        self._proxy: ssh.Proxy | None = None
+        self._opening: asyncio.Lock = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect for the first time and agree on a version; later calls do nothing.
+
+        Raises:
+            ConfigurationError: Certificates cannot be read.
+            EngineConnectionError: The daemon cannot be reached.
+            EngineError: It is too old.
+        """
+        async with self._opening:
+            if self._prefix:
+                return
+            if self._session is None:
+                self._session = await self._make_session()
+            self.version = await self.request("GET", "/version", what="tell its version")
+            newest = _number(self.version.get("ApiVersion"))
+            if newest < OLDEST:
+                raise EngineError(
+                    f"the Docker daemon at {self.endpoint} speaks API {self.version.get('ApiVersion')}, "
+                    f"and 1.41 is needed",
+                    hint="Upgrade it to Docker 20.10 or Podman 4, or later.",
+                )
+            used = max(OLDEST, _number(self.version.get("MinAPIVersion")))
+            self._prefix = f"/v{used[0]}.{used[1]}"
+
+    async def _make_session(self) -> aiohttp.ClientSession:
+        import aiohttp  # noqa: PLC0415 - only who uses Docker pays for it
+
+        if self.endpoint.kind == "ssh":
+            self._proxy = await ssh.Proxy.start(self.endpoint)
+        if path := self._socket_path():
+            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path, limit=0)
+        else:
+            connector = aiohttp.TCPConnector(limit=0, ssl=self.endpoint.ssl_context() or False)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True)
+
+    def _socket_path(self) -> str | None:
+        if self.endpoint.kind == "unix":
+            return self.endpoint.address
+        return None if self._proxy is None else self._proxy.path
+
+    def path(self, path: str) -> str:
+        """Return a request's path with the version that was agreed on."""
+        return self._prefix + path
+
+    def _url(self, path: str) -> str:
+        if self._socket_path() is not None:
+            return f"http://docker{self.path(path)}"
+        scheme = "http" if self.endpoint.tls is None else "https"
+        return f"{scheme}://{self.endpoint.address}:{self.endpoint.port}{self.path(path)}"
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> Any:
+        """Ask, and return the answer: JSON, bytes if it is none, None if it is empty.
+
+        Raises:
+            ApiError: The daemon answered with an error; `what` says what it was asked to do.
+            EngineConnectionError: It cannot be reached, or did not answer in `seconds`.
+        """
+        async with self._sent(
+            method, path, what, seconds, params=params, json=body, data=data, headers=headers
+        ) as response:
+            content = await _read_all(response)
+            if not content:
+                return None
+            if response.content_type == "application/json":
+                return json.loads(content)
+            return content
+
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Ask, and iterate over the answer as it comes, without an end to wait for.
+
+        Raises:
+            ApiError: The daemon answered with an error.
+            EngineConnectionError: It cannot be reached, or the connection broke.
+        """
+        async with self._sent(method, path, what, None, params=params, headers=headers) as response:
+            async for piece in response.content.iter_any():
+                yield piece
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, method: str, path: str, what: str, seconds: float | None, **more: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        import aiohttp  # noqa: PLC0415 - loaded long ago
+
+        if self._session is None:
+            raise EngineError("the connection to the Docker daemon is closed")
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+        try:
+            async with self._session.request(method, self._url(path), timeout=timeout, **more) as response:
+                if response.status >= 400:  # noqa: PLR2004 - where HTTP's errors begin
+                    raise ApiError(response.status, error_text(await _read_all(response)), what)
+                yield response
+        except TimeoutError as error:
+            raise EngineConnectionError(
+                f"the Docker daemon at {self.endpoint} did not {what} within {seconds or _CONNECT_SECONDS:g} s",
+                outcome=Outcome.UNKNOWN,
+                retryable=True,
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, EngineError):
+                raise
+            raise self._unreachable(error, what) from error
+
+    def _unreachable(self, error: BaseException, what: str) -> EngineConnectionError:
+        number = getattr(error, "errno", None) or getattr(getattr(error, "os_error", None), "errno", None)
+        hints = {
+            2: "Is it running, and there? See `docker context ls`, DOCKER_HOST, or `systemctl start docker`.",
+            111: "Is it running? systemctl start docker",
+            13: "Join the group `docker` (usermod -aG docker USER, log in again), or use rootless Docker or Podman.",
+        }
+        found = f", found in {self.endpoint.source}" if self.endpoint.source else ""
+        text = self._proxy.complaint if self._proxy is not None and self._proxy.complaint else str(error)
+        return EngineConnectionError(
+            f"the Docker daemon at {self.endpoint}{found} cannot be reached to {what}: {text}",
+            hint=hints.get(number or 0),
+            retryable=True,
+        )
+
+    async def raw_connection(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Open a connection for a request that takes it over.
+
+        Raises:
+            EngineConnectionError: The daemon cannot be reached.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                if path := self._socket_path():
+                    transport, _ = await loop.create_unix_connection(lambda: protocol, path)
+                    return transport
+                address, port = self.endpoint.address, self.endpoint.port or 0
+                tls = self.endpoint.ssl_context()
+                made, _ = await loop.create_connection(lambda: protocol, address, port, ssl=tls)
+                return made
+        except (OSError, TimeoutError) as error:
+            if isinstance(error, EngineError):
+                raise
+            raise self._unreachable(error, "open a stream") from error
+
+    async def close(self) -> None:
+        """Let all connections go."""
+        session, self._session = self._session, None
+        proxy, self._proxy = self._proxy, None
+        if session is not None:
+            await session.close()
+        if proxy is not None:
+            await proxy.close()
+
+
+async def _read_all(response: aiohttp.ClientResponse) -> bytes:
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > _LARGEST_ANSWER:
+            raise EngineProtocolError(f"the Docker daemon's answer has more than {_LARGEST_ANSWER >> 20} MiB")
+    return b"".join(pieces)
+
+
+def _number(version: object) -> tuple[int, ...]:
+    parts = str(version or "0").split(".")
+    return tuple(int(part) for part in parts if part.isdigit())
+
+
+def error_text(content: bytes) -> str:
+    """Return what the daemon says in the body of an error."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        return str(json.loads(content)["message"]).strip()
+    return content.decode("utf-8", "replace").strip() or "it gave no reason"

@@ -1,0 +1,36 @@
+"""Why a container could not be created or started, from what the daemon says."""
+
+from __future__ import annotations
+
+from aviato.engines.base import SandboxSpec
+from aviato.engines.docker.api import ApiError
+from aviato.exceptions import AviatoError, CapabilityError, SandboxFailedError, SandboxResourceExhaustedError
+
+
+def explain_start(error: ApiError, spec: SandboxSpec, image: str) -> AviatoError:
+    """Turn the daemon's refusal into an error that names what was asked for."""
+    said, text = error.said, error.said.lower()
+    if "python3" in text and ("executable file not found" in text or "no such file" in text):
+        return CapabilityError(
+            f"image {image!r} has no python3, which the agent in a sandbox needs",
+            hint="Use an image with Python 3.8 or later, or add it: apt-get install python3-minimal.",
+        )
+    causes = {
+        "runtime": ("unknown or invalid runtime", "unknown runtime", "invalid runtime"),
+        "resources.disk": ("storage-opt", "storage driver"),
+        "resources.gpu": ("could not select device driver", "device driver"),
+        "network.egress_mode": ("network bridge not found", "network default not found"),
+        "volumes": ("invalid mount config", "invalid volume"),
+        "user": ("unable to find user",),
+    }
+    for name, words in causes.items():
+        if any(word in text for word in words):
+            hint = {"runtime": f"See `docker info`; runtime was {spec.runtime!r}."}.get(name, f"Leave {name} out.")
+            return CapabilityError(f"{name}: the Docker daemon cannot give what was asked for: {said}", hint=hint)
+    if any(word in text for word in ("no space left", "cannot allocate memory", "resource temporarily unavailable")):
+        return SandboxResourceExhaustedError(
+            f"the Docker daemon's machine has no more of something: {said}", sandbox_id=spec.sandbox_id
+        )
+    if error.status is not None and error.status < 500:  # noqa: PLR2004 - the request's fault, not the daemon's
+        return SandboxFailedError(f"sandbox {spec.sandbox_id} could not be started: {said}", sandbox_id=spec.sandbox_id)
+    return error
