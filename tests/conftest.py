@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from tests.helpers import left
+from tests.helpers.docker import containers, remove_images, require_docker
 from tests.helpers.local import groups_left, require_local, sandboxes_alive, sandboxes_running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose its engines."""
-    parser.addoption("--engine", action="append", default=[], help="only these engines: fake, local")
+    parser.addoption("--engine", action="append", default=[], help="only these engines: fake, local, docker")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,6 +66,9 @@ def engine(request: pytest.FixtureRequest) -> Any:
     if request.param == "local":
         require_local()
         return "local"
+    if request.param == "docker":
+        require_docker()
+        return "docker"
     from aviato.testing import FakeEngine
 
     return FakeEngine(missing_images=["no/such-image:9"])

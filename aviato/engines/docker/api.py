@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -112,8 +113,9 @@ class Api:
             ApiError: The daemon answered with an error; `what` says what it was asked to do.
             EngineConnectionError: It cannot be reached, or did not answer in `seconds`.
         """
+        content_file = None if data is None else io.BytesIO(data)  # sent piece by piece
         async with self._sent(
-            method, path, what, seconds, params=params, json=body, data=data, headers=headers
+            method, path, what, seconds, params=params, json=body, data=content_file, headers=headers
         ) as response:
             content = await _read_all(response)
             if not content:
@@ -208,6 +210,7 @@ class Api:
         proxy, self._proxy = self._proxy, None
         if session is not None:
             await session.close()
+            await asyncio.sleep(0)  # its transports close in the loop's next turn
         if proxy is not None:
             await proxy.close()
 

@@ -43,6 +43,7 @@ _CREATES_AT_ONCE = 16
 _KILL_SECONDS = 10.0
 _OPEN_SECONDS = 20.0
 _CLOCK_MARGIN = 2.0
+_RACE_SECONDS, _RACE_STEP = 2.0, 0.02
 
 
 class DockerEngine(Engine):
@@ -100,14 +101,14 @@ class DockerEngine(Engine):
         sandbox_id = spec.sandbox_id
         while (other := self._creating.get(sandbox_id)) is not None:
             await asyncio.wait([other])
-        name = spec.image or DEFAULT_IMAGE
-        image = await ensure_image(self._api, name, self._on_pull)
-        token = secrets.token_hex(16)
-        plan = make_plan(spec, image, name, token, self._daemon)
-        plan.config["last_words"] = token.encode()
         mark = self._creating[sandbox_id] = asyncio.get_running_loop().create_future()
-        self._since = self._since or time.time() - _CLOCK_MARGIN
         try:
+            name = spec.image or DEFAULT_IMAGE
+            image = await ensure_image(self._api, name, self._on_pull)
+            token = secrets.token_hex(16)
+            plan = make_plan(spec, image, name, token, self._daemon)
+            plan.config["last_words"] = token.encode()
+            self._since = self._since or time.time() - _CLOCK_MARGIN
             async with self._creates:
                 await self._make(spec, plan, name)
         finally:
@@ -150,9 +151,11 @@ class DockerEngine(Engine):
             self._made.add(sandbox_id)
 
     async def _is_same(self, spec: SandboxSpec, plan: Plan) -> bool:
-        container = await self._find(spec.sandbox_id)
-        if container is None:
-            return False
+        deadline = time.monotonic() + _RACE_SECONDS
+        while (container := await self._find(spec.sandbox_id)) is None:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_RACE_STEP)  # its name is taken before it can be looked up
         known = records.read_record(container["Config"]["Labels"])
         return bool(known["body"] == records.read_record(plan.body["Labels"])["body"])
 
@@ -281,9 +284,9 @@ class DockerEngine(Engine):
             raise SandboxNotFoundError(f"no sandbox {sandbox_id}", sandbox_id=sandbox_id)
         number = container["Id"]
         if not records.is_over(container["State"]):
-            await self._gently(
-                "POST", f"/containers/{number}/rename", params={"name": sandbox_id + records.STOPPING_SUFFIX}
-            )
+            marked = sandbox_id + records.STOPPING_SUFFIX
+            if container["Name"] != f"/{marked}":
+                await self._gently("POST", f"/containers/{number}/rename", params={"name": marked})
             if container["State"].get("Paused"):
                 await self._gently("POST", f"/containers/{number}/unpause")
             if grace_seconds > 0:
@@ -300,7 +303,7 @@ class DockerEngine(Engine):
         try:
             await self._api.request(method, path, what="end a container", **more)
         except ApiError as error:
-            if error.status not in {_NOT_FOUND, _CONFLICT}:
+            if error.status not in {_NOT_FOUND, _CONFLICT} and "same name as its current" not in error.said:
                 raise
 
     async def _ended(self, number: str, seconds: float) -> None:

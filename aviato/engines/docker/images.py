@@ -60,6 +60,8 @@ async def ensure_image(api: Api, name: str, progress: Progress | None = None) ->
 
 async def pull_image(api: Api, name: str, progress: Progress | None = None) -> None:
     """Let the daemon pull an image; raises as `ensure_image` does."""
+    if name.startswith("sha256:"):
+        raise ImageNotFoundError(f"the Docker daemon has no image {name}, and an id cannot be pulled", image=name)
     image, tag = name, ""
     if "@" not in name and ":" not in name.rpartition("/")[2]:
         tag = "latest"

@@ -142,4 +142,5 @@ def _ports(network: Mapping[str, Any]) -> dict[int, int]:
 def _time(text: str | None) -> datetime | None:
     if not text or text == _NEVER:
         return None
-    return datetime.fromisoformat(text[:19] + "+00:00") if len(text) >= 19 else None  # noqa: PLR2004 - down to seconds
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}+00:00")  # Python knows microseconds at most
