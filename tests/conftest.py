@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import left
-from tests.helpers.docker import containers, remove_images, require_docker
+from tests.helpers.docker import require_docker
 from tests.helpers.local import groups_left, require_local, sandboxes_alive, sandboxes_running
 
 

@@ -178,3 +178,15 @@ def engine_link(engine: Any, base_url: str | None) -> EngineLink:
     if engine == "":
         raise ConfigurationError('engine must not be empty; use "local"')
     return loop_state().link(engine, source)
+
+
+async def open_link(engine: Any, base_url: str | None) -> EngineLink:
+    """Find the engine as `engine_link` does, for a request without a sandbox, and see to it that it will be closed.
+
+    Raises:
+        TypeError: `engine` is neither a name nor an engine.
+        ConfigurationError: No engine has this name.
+    """
+    link = engine_link(engine, base_url)
+    await loop_state().guard()
+    return link

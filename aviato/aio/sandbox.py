@@ -18,7 +18,7 @@ from aviato.aio._exec import prepare_exec
 from aviato.aio._ids import check_sandbox_id, new_sandbox_id
 from aviato.aio._life import Life
 from aviato.aio._logs import LogSource
-from aviato.aio._loop import EngineLink, engine_link
+from aviato.aio._loop import EngineLink, engine_link, open_link
 from aviato.aio.process import Process
 from aviato.aio.streams import StreamReader
 from aviato.engines.base import LogRecord, SandboxQuery
@@ -125,7 +125,7 @@ class Sandbox:
             ValueError: A tag or status is not one.
             EngineError: The engine could not be asked.
         """
-        link = engine_link(engine, base_url)
+        link = await open_link(engine, base_url)
         query = SandboxQuery(
             tags=SandboxDefaults(tags=() if tags is None else tags).tags,
             statuses=_statuses(status),
@@ -144,7 +144,7 @@ class Sandbox:
             SandboxNotFoundError: There is none of this id.
             EngineError: The engine could not be asked.
         """
-        link = engine_link(engine, base_url)
+        link = await open_link(engine, base_url)
         info = await link.engine.get(check_sandbox_id(sandbox_id))
         return cls._of(_known_life(link, info), owner=False)
 
@@ -165,7 +165,7 @@ class Sandbox:
             SandboxNotFoundError: There is none of this id and not `missing_ok`.
             EngineError: The engine could not be asked.
         """
-        link = engine_link(engine, base_url)
+        link = await open_link(engine, base_url)
         await link.engine.delete(check_sandbox_id(sandbox_id), missing_ok=missing_ok)
         life = link.lives.get(sandbox_id)
         if life is not None:

@@ -9,11 +9,18 @@ from typing import Any
 
 import aviato
 from aviato import aio
+from aviato.engines import open_engine
+from aviato.engines.base import Capabilities
 
 
 async def waited(awaitable: Any) -> Any:
     """Make a coroutine of anything that can be awaited, for those who demand one."""
     return await awaitable
+
+
+def missing_image(engine: Any) -> str:
+    """Name an image that the engine knows it does not have; of other names a Docker daemon has to ask a registry."""
+    return "sha256:" + 64 * "0" if engine == "docker" else "no/such-image:9"
 
 
 class Face:
@@ -26,11 +33,18 @@ class Face:
         self.name = name
         self.engine = engine
         self.engine_name = engine if isinstance(engine, str) else engine.name
+        self.missing_image = missing_image(engine)
         self.module: Any = aio if name == "aio" else aviato
         self.Sandbox: Any = self.module.Sandbox
         self.cancelled: type[BaseException] = (
             asyncio.CancelledError if name == "aio" else concurrent.futures.CancelledError
         )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine says that it can do."""
+        engine = open_engine(self.engine) if isinstance(self.engine, str) else self.engine
+        return engine.capabilities
 
     def session(self, **defaults: Any) -> Any:
         """Open a session on the engine."""

@@ -10,8 +10,7 @@ import pytest
 from aviato.engines import open_engine
 from aviato.engines.base import Engine
 from aviato.testing import FakeEngine, check_engine, contract_checks
-
-MISSING = {"docker": "sha256:" + 64 * "0"}
+from tests.contract.faces import missing_image
 
 
 def _opener(engine: Any) -> Callable[[], Engine]:
@@ -37,6 +36,6 @@ async def _abandon(engine: Engine) -> None:
 @pytest.mark.parametrize("check", contract_checks())
 async def test_contract(check: str, engine: Any) -> None:
     """The engine does what the contract says."""
-    report = await check_engine(_opener(engine), only=[check], missing_image=MISSING.get(str(engine), "no/such-image:9"), abandon=_abandon)
+    report = await check_engine(_opener(engine), only=[check], missing_image=missing_image(engine), abandon=_abandon)
     report.raise_on_failure()
     assert report.results[0].outcome == "passed", report.results[0].detail

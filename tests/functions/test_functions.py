@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -25,7 +24,7 @@ from aviato.exceptions import (
     SandboxTimeoutError,
 )
 from aviato.models import Serialization
-from tests.helpers.local import init_of
+from tests.helpers.crash import crash
 
 FACTOR = 3
 
@@ -104,7 +103,6 @@ async def test_an_interpreter_that_ends_early(session: aio.Session) -> None:
 
     @session.function(concurrency=1)
     def leave(code: int) -> None:
-        import os
 
         if code < 0:
             os.kill(os.getpid(), -code)
@@ -165,7 +163,6 @@ async def test_a_cancelled_call_gives_its_place_back(session: aio.Session) -> No
 
     @session.function(concurrency=1)
     def wait_for(path: str, *, begin: bool) -> bool:
-        import os
         import time
 
         if begin:
@@ -284,7 +281,6 @@ async def test_a_sandbox_lost_during_a_call(session: aio.Session, engine: Any, r
 
     @session.function(concurrency=1, retries=retries)
     def wait_for(path: str, *, begin: bool) -> bool:
-        import os
         import time
 
         if begin:
@@ -298,10 +294,7 @@ async def test_a_sandbox_lost_during_a_call(session: aio.Session, engine: Any, r
     (first,) = await session.list()
     task = asyncio.ensure_future(wait_for.remote("/tmp/go", begin=True))
     await first.exec(["sh", "-c", "while ! [ -d /tmp/begun ]; do sleep 0.01; done"])
-    if engine == "local":
-        os.kill(init_of(first.sandbox_id), signal.SIGKILL)
-    else:
-        engine.faults.crash(first.sandbox_id)
+    crash(engine, first.sandbox_id)
     if retries:
         seen: list[aio.Sandbox] = []
         while not seen:  # its start is the call's, so there is nothing else to wait for
@@ -322,10 +315,10 @@ async def test_a_sandbox_lost_during_a_call(session: aio.Session, engine: Any, r
 
 async def test_a_call_that_takes_all_memory(session: aio.Session, engine: Any) -> None:
     """It is killed or gets a MemoryError, as the limit is made, and the error says which; the sandbox serves on."""
-    if engine != "local":
+    if engine not in {"local", "docker"}:
         pytest.skip("a fake sandbox has no memory of its own")
 
-    @session.function(concurrency=1, resources={"memory": "128Mi", "disk": "16Mi"})
+    @session.function(concurrency=1, resources={"memory": "128Mi"})
     def eat() -> int:
         kept = [b"x" * (64 << 20) for _ in range(8)]
         return len(kept)

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -57,7 +56,7 @@ def ask(method: str, path: str, **more: Any) -> Any:
 
 def _run(work: Coroutine[Any, Any, Value]) -> Value:
     """Run a coroutine on a loop of its own, also below a test that has one."""
-    import threading  # noqa: PLC0415 - only here
+    import threading
 
     result: list[Value] = []
     errors: list[BaseException] = []
@@ -65,7 +64,7 @@ def _run(work: Coroutine[Any, Any, Value]) -> Value:
     def body() -> None:
         try:
             result.append(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001 - raised again by who asked
+        except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=body, name="aviato-test-docker")

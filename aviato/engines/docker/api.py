@@ -75,7 +75,7 @@ class Api:
         if self.endpoint.kind == "ssh":
             self._proxy = await ssh.Proxy.start(self.endpoint)
         if path := self._socket_path():
-            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path, limit=0)
+            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path, limit=0, force_close=True)
         else:
             connector = aiohttp.TCPConnector(limit=0, ssl=self.endpoint.ssl_context() or False)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True)

@@ -56,6 +56,11 @@ def refuse(spec: SandboxSpec) -> None:
     for name, asked in (("secrets", spec.secrets), ("network.allow_hosts", spec.network.allow_hosts)):
         if asked:
             raise CapabilityError(f"the Docker engine has no {name}", hint=f"Leave {name} out.")
+    if spec.network.exposed_ports and spec.network.ingress_mode == "none":
+        raise CapabilityError(
+            "ports are published only where they are let in",
+            hint='Give network={"ingress_mode": "public", "egress_mode": "internet"}, or leave ports out.',
+        )
     if spec.network.ingress_mode == "public" and spec.network.egress_mode == "none":
         raise CapabilityError(
             'network.ingress_mode="public" needs egress_mode="internet": a network of Docker leads both ways'
@@ -143,10 +148,11 @@ def _host_config(spec: SandboxSpec) -> dict[str, Any]:
 
 
 def _volume(value: object) -> dict[str, Any]:
-    form = 'volumes items must be like {"name": "data", "path": "/data", "read_only": False}'
-    if not isinstance(value, Mapping) or not {"name", "path"} <= value.keys() <= {"name", "path", "read_only"}:
+    form = 'volumes items must be like {"name": "data", "mount_path": "/data", "read_only": False}'
+    known = {"name", "mount_path", "read_only"}
+    if not isinstance(value, Mapping) or not {"name", "mount_path"} <= value.keys() <= known:
         raise CapabilityError(f"{form}, got {value!r}")
-    name, path = str(value["name"]), str(value["path"])
+    name, path = str(value["name"]), str(value["mount_path"])
     if "/" in name or not name or not path.startswith("/"):
         raise CapabilityError(f"{form}, a volume's name and an absolute path, got {value!r}")
     return {"Type": "volume", "Source": name, "Target": path, "ReadOnly": bool(value.get("read_only", False))}

@@ -191,7 +191,13 @@ class DockerEngine(Engine):
             "Cmd": [*stage.PYTHON, stage.BRING],
         }
         made = await self._api.request("POST", f"/containers/{container}/exec", body=body, what="reach the agent")
-        return await ExecStream.open(self._api, made["Id"])
+        stream = await ExecStream.open(self._api, made["Id"])
+        try:
+            await stream.expect(stage.GREETING)
+        except BaseException:
+            stream.abort()
+            raise
+        return stream
 
     async def _remove_surely(self, sandbox_id: str) -> None:
         """Remove what a failed start left, however often this is cancelled."""
@@ -357,12 +363,10 @@ class DockerEngine(Engine):
                 raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
             try:
                 stream = await self._bring(container["Id"])
-            except ApiError as error:
-                if error.status not in {_NOT_FOUND, _CONFLICT}:
-                    raise
-                raise SandboxNotRunningError(
-                    f"sandbox {sandbox_id} cannot be reached: {error.said}", sandbox_id=sandbox_id
-                ) from error
+            except EngineError as error:
+                if (await self._describe(await self._known(sandbox_id))).status.is_terminal:
+                    raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id) from error
+                raise
             self._attached.add(sandbox_id)
             self._since = self._since or time.time() - _CLOCK_MARGIN
         return stream.hand_over(protocol)

@@ -147,6 +147,18 @@ class ExecStream(asyncio.Protocol):
         self._serve_reader()
         return await reader
 
+    async def expect(self, greeting: bytes) -> None:
+        """Read what the program is to say first.
+
+        Raises:
+            EngineConnectionError: Something else came, such as why the program cannot be started, or the end.
+        """
+        said = await self.read(len(greeting))
+        if said != greeting:
+            said += self._early
+            text = said.decode("utf-8", "replace").strip()
+            raise EngineConnectionError(f"no program can be started in the container: {text}", retryable=True)
+
     def write(self, data: bytes) -> None:
         """Write to the program's input."""
         if self._transport is not None:

@@ -111,7 +111,9 @@ def describe(container: Mapping[str, Any], words: LastWords | None, complaint: s
             state["Status"], SandboxStatus.TERMINATING if stopping else SandboxStatus.RUNNING
         )
         return SandboxInfo(status=status, **known)
-    return SandboxInfo(ended_at=_time(state.get("FinishedAt")), **_end(state, words, complaint, stopping=stopping), **known)
+    return SandboxInfo(
+        ended_at=_time(state.get("FinishedAt")), **_end(state, words, complaint, stopping=stopping), **known
+    )
 
 
 def _end(state: Mapping[str, Any], words: LastWords | None, complaint: str, *, stopping: bool) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from aviato.agent.bootstrap import FUTURE_FLAG, payload_modules, payload_source
 TOKEN_VARIABLE = "AVIATO_DOOR"  # noqa: S105 - a name
 PYTHON = ("python3", "-I", "-S", "-E", "-B", "-c")
 LENGTH_BYTES = 8
+GREETING = b"aviato\n"
+"""What says that the bringer runs: where it cannot be started, the daemon writes its reason in the same place."""
 _WAIT_SECONDS = 60
 _ADDRESS = "\\0aviato-agent"
 """In the abstract namespace, which a network namespace has for itself, so that no directory need be writable."""
@@ -68,6 +70,7 @@ for _ in range(500):
  try:s.connect('{_ADDRESS}');break
  except OSError:time.sleep(.01)
 else:posix.write(2,b'nobody listens in the container');posix._exit(71)
+posix.write(1,{GREETING!r})
 fds=b''.join(n.to_bytes(4,sys.byteorder) for n in (0,1))
 s.sendmsg([posix.environ[b'{TOKEN_VARIABLE}']],[(_socket.SOL_SOCKET,_socket.SCM_RIGHTS,fds)])
 n=posix.open('/dev/null',posix.O_RDWR);posix.dup2(n,0);posix.dup2(n,1)
