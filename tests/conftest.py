@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from tests.helpers import left
-from tests.helpers.docker import require_docker
+from tests.helpers.docker import containers, remove_images, require_docker, why_not_docker
 from tests.helpers.local import groups_left, require_local, sandboxes_alive, sandboxes_running
+
+ENGINES = ["fake", "local", "docker"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,8 +58,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that use an engine on each of them."""
     if "engine" in metafunc.fixturenames:
-        wanted = metafunc.config.getoption("--engine") or ["fake", "local"]
-        metafunc.parametrize("engine", wanted, indirect=True, scope="function")
+        wanted = metafunc.config.getoption("--engine") or ENGINES
+        marks = {"docker": pytest.mark.docker}
+        given = [pytest.param(name, marks=marks.get(name, ())) for name in wanted]
+        metafunc.parametrize("engine", given, indirect=True, scope="function")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests of Docker out where other engines were asked for."""
+    wanted = config.getoption("--engine")
+    if wanted and "docker" not in wanted:
+        items[:] = [item for item in items if item.get_closest_marker("docker") is None]
 
 
 @pytest.fixture
@@ -123,6 +134,18 @@ def nothing_left() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_container_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test of the Docker engine that leaves a container that runs."""
+    if request.node.get_closest_marker("docker") is None:
+        yield
+        return
+    require_docker()
+    before = set(containers(running=True))
+    yield
+    assert left.soon(lambda: set(containers(running=True)) <= before, 5.0), containers(running=True)
+
+
+@pytest.fixture(autouse=True)
 async def no_task_left(nothing_left: None) -> Any:
     """Fail an asynchronous test that leaves a task behind.
 
@@ -145,5 +168,8 @@ def no_sandbox_left() -> Iterator[None]:
     from aviato import aio
 
     aio.stop_all_at_exit(5.0)
+    if why_not_docker.cache_info().currsize:
+        assert containers(running=False) == []
+        remove_images()
     assert sandboxes_alive() == []
     assert groups_left() == []

@@ -20,7 +20,7 @@ and pipes will do; the position of a memory file is left alone, so one serves an
 `door_token`        bytes that those processes have to say; see `payload_door`
 `visitors`          list of (input, output, socket of the bringer): descriptors of clients that are in already
 `last_words`        bytes: at its end the agent writes them, the `closing` numbers and a newline to its stderr
-`stop_at_sigterm`   bool: SIGTERM ends the sandbox as `stop` does, with a grace that somebody else ends
+`stop_at_sigterm`   bool: SIGTERM ends the sandbox as `stop` does, with a grace that a second SIGTERM ends
 `control_fd`        duplex stream to whoever supervises the sandbox; -1: none
 `lifetime_ms`       milliseconds from the start until the sandbox ends; 0: no limit
 `idle_ms`           likewise, while no command and no transfer runs (the main command does not count)

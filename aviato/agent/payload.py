@@ -412,7 +412,7 @@ class Agent:
             while True:
                 signals = posix.read(self.wake, 4096)
                 if self.config.get("stop_at_sigterm") and SIGTERM in signals:
-                    self.stop(BY_REQUEST, FOREVER)
+                    self.stop(BY_REQUEST, 0.0 if self.reason else FOREVER)
         except OSError:
             pass
         self.reap()

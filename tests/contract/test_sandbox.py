@@ -10,6 +10,7 @@ import pytest
 
 import aviato
 from tests.contract.faces import Face, waited
+from tests.local.support import becomes
 
 
 async def test_a_session_stops_everything_at_its_end(face: Face) -> None:
@@ -221,8 +222,7 @@ async def test_a_failed_start_surfaces_once_and_is_never_lost(face: Face) -> Non
         assert (await fine.exec(["echo", "undisturbed"])).stdout == "undisturbed\n"
     unseen = face.session()
     lost = unseen.sandbox(container_image=face.missing_image)
-    while not lost.status.is_terminal:  # a close would cancel a start that has not failed yet
-        await asyncio.sleep(0.01)
+    assert await becomes(lambda: lost.status.is_terminal)  # a close would cancel a start that has not failed yet
     with pytest.raises(aviato.SandboxError) as failed:
         await unseen.close()
     assert lost.sandbox_id in str(failed.value)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from aviato.engines.docker.endpoint import find_endpoint
 from tests.docs.environment import PYTHON, page_environment
+from tests.helpers.docker import require_docker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -83,9 +85,15 @@ async def verify(r, results, sandboxes):
 """
 
 
+REAL = ["local", pytest.param("docker", marks=pytest.mark.docker)]
+
+
 def run(text: str, directory: Path, engine: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a fresh interpreter, with `python:3.11` tagged to this machine's own root first."""
     environment = page_environment(directory, engine=engine)
+    if engine == "docker":
+        require_docker()
+        environment["DOCKER_HOST"] = str(find_endpoint())
     if engine == "local":
         tag = ["aviato", "image", "tag", "host", "python:3.11"]
         subprocess.run(tag, env=environment, check=True, capture_output=True)
@@ -132,9 +140,10 @@ def test_whole_on_the_fake_engine(tmp_path: Path) -> None:
     assert_printed(run(sync_program(GUIDE), tmp_path, "fake"), 8)
 
 
-def test_without_gpu_on_this_machine(tmp_path: Path) -> None:
-    """On the local engine the guide runs as written but for the GPU sandbox."""
-    assert_printed(run(sync_program(GUIDE.replace(GPU, "")), tmp_path, "local"), 7)
+@pytest.mark.parametrize("where", REAL)
+def test_without_gpu_on_this_machine(where: str, tmp_path: Path) -> None:
+    """On engines without GPUs the guide runs as written but for the GPU sandbox."""
+    assert_printed(run(sync_program(GUIDE.replace(GPU, "")), tmp_path, where), 7)
 
 
 def test_gpu_fails_at_the_end_and_disturbs_nothing(tmp_path: Path) -> None:
@@ -151,14 +160,14 @@ def test_gpu_fails_at_the_end_and_disturbs_nothing(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["7", "CapabilityError ['0\\n', '1\\n', '2\\n', '3\\n', '4\\n']"]
 
 
-@pytest.mark.parametrize("where", ["fake", "local"])
+@pytest.mark.parametrize("where", ["fake", *REAL])
 def test_awaited_on_the_front_door(where: str, tmp_path: Path) -> None:
     """The same text with `async with` and `await` runs under `import aviato`."""
     guide = AWAITED if where == "fake" else AWAITED.replace(AWAITED_GPU, "")
     assert_printed(run(awaited_program(guide), tmp_path, where), 7 if where == "fake" else 6)
 
 
-@pytest.mark.parametrize("where", ["fake", "local"])
+@pytest.mark.parametrize("where", ["fake", *REAL])
 def test_awaited_on_the_core(where: str, tmp_path: Path) -> None:
     """The same text runs on `aviato.aio`."""
     guide = on_the_core(AWAITED if where == "fake" else AWAITED.replace(AWAITED_GPU, ""))

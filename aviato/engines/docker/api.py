@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker import ssh
@@ -114,15 +114,14 @@ class Api:
             EngineConnectionError: It cannot be reached, or did not answer in `seconds`.
         """
         content_file = None if data is None else io.BytesIO(data)  # sent piece by piece
-        async with self._sent(
-            method, path, what, seconds, params=params, json=body, data=content_file, headers=headers
-        ) as response:
-            content = await _read_all(response)
-            if not content:
-                return None
-            if response.content_type == "application/json":
-                return json.loads(content)
-            return content
+        with self._explained(what, seconds):
+            async with await self._send(
+                method, path, what, seconds, params=params, json=body, data=content_file, headers=headers
+            ) as response:
+                content = await _read_all(response)
+        if not content:
+            return None
+        return json.loads(content) if response.content_type == "application/json" else content
 
     async def stream(
         self,
@@ -139,24 +138,34 @@ class Api:
             ApiError: The daemon answered with an error.
             EngineConnectionError: It cannot be reached, or the connection broke.
         """
-        async with self._sent(method, path, what, None, params=params, headers=headers) as response:
-            async for piece in response.content.iter_any():
-                yield piece
+        with self._explained(what, None):
+            async with await self._send(method, path, what, None, params=params, headers=headers) as response:
+                async for piece in response.content.iter_any():
+                    yield piece
 
-    @contextlib.asynccontextmanager
-    async def _sent(
+    async def _send(
         self, method: str, path: str, what: str, seconds: float | None, **more: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         import aiohttp  # noqa: PLC0415 - loaded long ago
 
         if self._session is None:
             raise EngineError("the connection to the Docker daemon is closed")
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+        response = await self._session.request(method, self._url(path), timeout=timeout, **more)
+        if response.status >= 400:  # noqa: PLR2004 - where HTTP's errors begin
+            async with response:
+                raise ApiError(response.status, error_text(await _read_all(response)), what)
+        return response
+
+    @contextlib.contextmanager
+    def _explained(self, what: str, seconds: float | None) -> Iterator[None]:
+        """Turn what goes wrong between here and the daemon into errors of ours."""
+        import aiohttp  # noqa: PLC0415 - loaded long ago
+
         try:
-            async with self._session.request(method, self._url(path), timeout=timeout, **more) as response:
-                if response.status >= 400:  # noqa: PLR2004 - where HTTP's errors begin
-                    raise ApiError(response.status, error_text(await _read_all(response)), what)
-                yield response
+            yield
+        except EngineError:
+            raise
         except TimeoutError as error:
             raise EngineConnectionError(
                 f"the Docker daemon at {self.endpoint} did not {what} within {seconds or _CONNECT_SECONDS:g} s",
@@ -164,8 +173,6 @@ class Api:
                 retryable=True,
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, EngineError):
-                raise
             raise self._unreachable(error, what) from error
 
     def _unreachable(self, error: BaseException, what: str) -> EngineConnectionError:

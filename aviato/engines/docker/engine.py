@@ -13,6 +13,7 @@ import contextlib
 import json
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -38,9 +39,12 @@ from aviato.models import ExitReason, SandboxInfo
 
 __all__ = ["DockerEngine"]
 
+RETAINED = 32
+"""How many containers of ended sandboxes are kept, for their logs, while the program that made them runs."""
 _NOT_FOUND, _CONFLICT = 404, 409
 _CREATES_AT_ONCE = 16
 _KILL_SECONDS = 10.0
+_LAST_WORDS_SECONDS = 0.5
 _OPEN_SECONDS = 20.0
 _CLOCK_MARGIN = 2.0
 _RACE_SECONDS, _RACE_STEP = 2.0, 0.02
@@ -69,6 +73,7 @@ class DockerEngine(Engine):
         self._made: set[str] = set()
         self._attached: set[str] = set()
         self._streams: dict[str, ExecStream] = {}
+        self._kept: deque[str] = deque()
         self._since = 0.0
         self._closed = False
 
@@ -213,7 +218,7 @@ class DockerEngine(Engine):
     async def _find(self, sandbox_id: str) -> dict[str, Any] | None:
         """Inspect a container of this user, None when there is none."""
         await self._open()
-        for name in (sandbox_id, sandbox_id + records.STOPPING_SUFFIX):
+        for name in _names(sandbox_id):
             try:
                 found: dict[str, Any] = await self._api.request(
                     "GET", f"/containers/{quote(name, safe='')}/json", what="look up a container"
@@ -276,7 +281,10 @@ class DockerEngine(Engine):
                 sandbox_id = event["Actor"]["Attributes"].get(records.SANDBOX_LABEL)
                 if sandbox_id in self._attached and event["Action"] in {"die", "pause", "unpause"}:
                     with contextlib.suppress(SandboxNotFoundError):  # removed meanwhile, by whoever ended it
-                        yield await self.get(sandbox_id)
+                        info = await self.get(sandbox_id)
+                        yield info
+                        if info.status.is_terminal:
+                            await self._retire(sandbox_id)
         raise EngineConnectionError("the Docker daemon ended its stream of events", retryable=True)
 
     # Ending
@@ -297,12 +305,25 @@ class DockerEngine(Engine):
                 await self._gently("POST", f"/containers/{number}/unpause")
             if grace_seconds > 0:
                 await self._gently("POST", f"/containers/{number}/kill", params={"signal": "SIGTERM"})
-                await self._ended(number, grace_seconds)
+                if not await self._ended(number, grace_seconds):  # the agent kills at the second, and says what ended
+                    await self._gently("POST", f"/containers/{number}/kill", params={"signal": "SIGTERM"})
+                    await self._ended(number, _LAST_WORDS_SECONDS)
             await self._gently("POST", f"/containers/{number}/kill", params={"signal": "SIGKILL"})
             await self._ended(number, _KILL_SECONDS)
         self._drop_stream(sandbox_id)
         container = await self._find(sandbox_id)
-        return None if container is None else await self._describe(container)
+        if container is None:
+            return None
+        info = await self._describe(container)
+        await self._retire(sandbox_id)
+        return info
+
+    async def _retire(self, sandbox_id: str) -> None:
+        """Keep what an ended sandbox of this object has left, until there are too many of them."""
+        if sandbox_id in self._made and sandbox_id not in self._kept:
+            self._kept.append(sandbox_id)
+        while len(self._kept) > RETAINED:
+            await self._remove(self._kept.popleft())
 
     async def _gently(self, method: str, path: str, **more: Any) -> None:
         """Ask for something that may have been done already, or by somebody else."""
@@ -312,8 +333,8 @@ class DockerEngine(Engine):
             if error.status not in {_NOT_FOUND, _CONFLICT} and "same name as its current" not in error.said:
                 raise
 
-    async def _ended(self, number: str, seconds: float) -> None:
-        """Wait until a container does not run, at most so long."""
+    async def _ended(self, number: str, seconds: float) -> bool:
+        """Wait until a container does not run, at most so long, and tell whether it does not."""
         with contextlib.suppress(TimeoutError, ApiError):
             async with asyncio.timeout(seconds):
                 await self._api.request(
@@ -323,6 +344,8 @@ class DockerEngine(Engine):
                     what="wait for a container",
                     seconds=seconds + _KILL_SECONDS,
                 )
+                return True
+        return False
 
     async def delete(self, sandbox_id: str, *, missing_ok: bool = False) -> None:
         """Remove a sandbox, running or not; see `Engine.delete`."""
@@ -421,10 +444,17 @@ class DockerEngine(Engine):
 
     def stop_all_at_exit(self, seconds: float) -> tuple[str, ...]:
         """Remove attached sandboxes without a loop; see `Engine.stop_all_at_exit`."""
-        return exits.remove_all(self._api.endpoint, self._api.path(""), tuple(sorted(self._made)), seconds)
+        names = {name: sandbox_id for sandbox_id in sorted(self._made) for name in _names(sandbox_id)}
+        left = exits.remove_all(self._api.endpoint, self._api.path(""), tuple(names), seconds)
+        return tuple(dict.fromkeys(names[name] for name in left))
 
     def forget_after_fork(self) -> None:
         """Leave the parent's connections alone in a forked child; see `Engine.forget_after_fork`."""
         self._made.clear()
         self._streams.clear()
         self._closed = True
+
+
+def _names(sandbox_id: str) -> tuple[str, str]:
+    """Return what a sandbox's container may be called."""
+    return sandbox_id, sandbox_id + records.STOPPING_SUFFIX

@@ -26,10 +26,8 @@ async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords 
     token = _token(container)
     found, complaint = None, ""
     params = {"stderr": "1", "tail": str(_LAST_LINES)}
-    content = b""
-    async for piece in api.stream("GET", f"/containers/{container['Id']}/logs", params=params, what="read a log"):
-        content += piece
-    for _, data in _pieces(content)[0]:
+    content = await api.request("GET", f"/containers/{container['Id']}/logs", params=params, what="read a log")
+    for _, data in _pieces(content or b"")[0]:
         words = data.split()
         if token and len(words) == 3 and words[0] == token:  # noqa: PLR2004 - the token and its two numbers
             with contextlib.suppress(ValueError):

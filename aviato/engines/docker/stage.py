@@ -8,6 +8,7 @@ agent, exactly as many bytes as were announced, and becomes it; later ones find 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import marshal
 from typing import Any
@@ -83,7 +84,11 @@ MAGIC_BYTES = len(importlib.util.MAGIC_NUMBER)
 def bundle(magic: bytes, config: dict[str, Any]) -> bytes:
     """Pack the agent for the interpreter that gave this magic number: compiled if it is ours, else as source."""
     if magic == importlib.util.MAGIC_NUMBER:
-        data = marshal.dumps((payload_modules(), config))
+        data = marshal.dumps((_compiled(), config))
     else:
-        data = marshal.dumps((payload_source(), config), 2)  # a version of the format that every interpreter reads
+        data = marshal.dumps((_source(), config), 2)  # a version of the format that every interpreter reads
     return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+_compiled = functools.cache(payload_modules)
+_source = functools.cache(payload_source)
