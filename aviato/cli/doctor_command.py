@@ -11,22 +11,20 @@ from aviato.cli import _loop, _options, _tables
 from aviato.cli._terminal import printable
 
 if TYPE_CHECKING:
-    from aviato.engines.local.doctor import Report
+    from aviato.engines.diagnosis import Report
 
 
 @click.command("doctor")
 @_options.output_option
-def command(output: str) -> int:
-    """Check what this machine can do, by starting real sandboxes, and name what is in the way with its cure.
+@click.option("--engine", type=click.Choice(["local", "docker"]), default="local", show_default=True, help="Which one.")
+def command(output: str, engine: str) -> int:
+    """Check what an engine can do here, by starting real sandboxes, and name what is in the way with its cure.
 
     The exit code is 0 when a sandbox ran, 1 otherwise.
     """
 
     async def body() -> int:
-        from aviato import settings  # noqa: PLC0415 - --help does without
-        from aviato.engines.local.doctor import examine  # noqa: PLC0415 - likewise
-
-        report = await examine(settings.home())
+        report = await _examine(engine)
         if output == "json":
             _tables.show_json({"works": report.works, **asdict(report)})
         else:
@@ -34,6 +32,17 @@ def command(output: str) -> int:
         return 0 if report.works else 1
 
     return _loop.run(body)
+
+
+async def _examine(engine: str) -> Report:
+    if engine == "docker":
+        from aviato.engines.docker import doctor as of_docker  # noqa: PLC0415 - --help does without
+
+        return await of_docker.examine()
+    from aviato import settings  # noqa: PLC0415 - likewise
+    from aviato.engines.local import doctor as of_local  # noqa: PLC0415 - likewise
+
+    return await of_local.examine(settings.home())
 
 
 def _show(report: Report) -> None:

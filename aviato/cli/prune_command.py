@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import click
 
+from aviato.cli import _loop, _options
+
 
 @click.command("prune")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def command(dry_run: bool) -> int:
-    """Remove what ended sandboxes and crashed programs left on this machine.
+@_options.engine_option
+def command(dry_run: bool, engine: str | None) -> int:
+    """Remove what ended sandboxes and crashed programs left.
 
-    Running sandboxes are not touched. Also removed are the files of images that have no name and no user any more.
+    Running sandboxes are not touched. On the local engine the files of images that have no name and no user any more
+    are removed too.
     """
-    from aviato import settings  # noqa: PLC0415 - --help does without
-    from aviato.engines.local import reaper  # noqa: PLC0415 - likewise
-    from aviato.engines.local.images import ImageStore  # noqa: PLC0415 - likewise
 
-    home = settings.home()
-    removed = reaper.prune(home, dry_run=dry_run)
-    for name in removed:
-        click.echo(name)
-    images = 0 if dry_run else ImageStore(home).collect()
-    if images:
-        click.echo(f"{images} unused image director{'y' if images == 1 else 'ies'}")
-    if not removed and not images:
-        click.echo("nothing to remove", err=True)
-    return 0
+    async def body() -> int:
+        from aviato.aio._loop import open_link  # noqa: PLC0415 - --help does without
+
+        removed = await (await open_link(engine, None)).engine.prune(dry_run=dry_run)
+        for name in removed:
+            click.echo(name)
+        if not removed:
+            click.echo("nothing to remove", err=True)
+        return 0
+
+    return _loop.run(body)

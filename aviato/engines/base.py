@@ -240,6 +240,18 @@ class Engine(abc.ABC):
             EngineError: The engine itself failed.
         """
 
+    async def prune(self, *, dry_run: bool = False) -> tuple[str, ...]:
+        """Remove what ended sandboxes of this user and dead programs left; running sandboxes are not touched.
+
+        Returns:
+            The names of what was removed, or would be with `dry_run`.
+
+        Raises:
+            EngineError: The engine itself failed.
+        """
+        del dry_run
+        return ()
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Release what this object holds; sandboxes it made and that are not detached are ended. Idempotent."""

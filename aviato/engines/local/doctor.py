@@ -15,25 +15,15 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
-from secrets import choice
 
-import attrs
-
-from aviato.engines.base import SandboxSpec
+from aviato.engines.diagnosis import Check, Report, try_sandbox
 from aviato.engines.local import ids, network, records
 from aviato.engines.local.cgroups import CONTROLLERS, find_layout
 from aviato.engines.local.engine import LocalEngine
 from aviato.engines.local.jobs import python_program
 from aviato.engines.local.seccomp import ARCHITECTURES
-from aviato.exceptions import AviatoError, CapabilityError, IsolationUnavailableError
-from aviato.models import NetworkOptions, SandboxStatus
 
-TRIAL_SECONDS = 60.0
 LEAST_FREE_BYTES = 256 << 20
-_HELLO = "hello from a sandbox"
-_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
 _DOCKER_FLAGS = "--cap-add SYS_ADMIN " + " ".join(
     f"--security-opt {name}=unconfined" for name in ("seccomp", "apparmor", "systempaths")
 )
@@ -42,72 +32,6 @@ _UNSHARE = (
     "libc = ctypes.CDLL(None, use_errno=True)\n"
     "sys.exit(ctypes.get_errno() if libc.unshare(0x10000000 | 0x00020000) else 0)\n"
 )
-_ROUTES = (
-    "import time\n"
-    "for _ in range(200):\n"
-    "    routes = open('/proc/net/route').read().splitlines()[1:]\n"
-    "    if any(line.split()[1] == '00000000' for line in routes): break\n"
-    "    time.sleep(0.02)\n"
-    "else: raise SystemExit('there is no default route')\n"
-    f"print({_HELLO!r})\n"
-)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One fact about the machine.
-
-    Attributes:
-        name: What was looked at.
-        ok: True when nothing is to be done.
-        blocker: True when no sandbox can start as long as it is not ok; otherwise something is weaker or missing.
-        detail: What was found.
-        remedy: The command or setting that changes it, empty when ok.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-    blocker: bool = False
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One real sandbox.
-
-    Attributes:
-        name: What was tried.
-        ok: True when its command ran and said what it should.
-        seconds: From the request to the end.
-        detail: What went wrong, or where it ran.
-        remedy: What to do about it.
-        step: The protection that was refused, if that is what went wrong.
-        optional: True when sandboxes are of use without it.
-        isolation: What protected it, as the engine reports it.
-    """
-
-    name: str
-    ok: bool
-    seconds: float
-    detail: str
-    remedy: str = ""
-    step: str = ""
-    optional: bool = False
-    isolation: dict[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that was found."""
-
-    checks: tuple[Check, ...]
-    trials: tuple[Trial, ...]
-
-    @property
-    def works(self) -> bool:
-        """True when a sandbox really ran."""
-        return any(trial.ok for trial in self.trials)
 
 
 async def examine(home: str) -> Report:
@@ -119,8 +43,8 @@ async def examine(home: str) -> Report:
     checks = await asyncio.to_thread(run_checks, home)
     who = "root" if ids.can_shift() else f"user {os.getuid()}"
     trials = [
-        await try_sandbox(home, f"sandbox as {who}, no network"),
-        await try_sandbox(home, f"sandbox as {who}, internet", internet=True),
+        await try_sandbox(lambda: LocalEngine(home), f"sandbox as {who}, no network"),
+        await try_sandbox(lambda: LocalEngine(home), f"sandbox as {who}, internet", internet=True),
     ]
     return Report(checks, tuple(trials))
 
@@ -269,48 +193,6 @@ def check_network() -> Check:
     cause, _, remedy = reason.partition("; ")
     detail = f'{cause}, so egress_mode="internet" is refused'
     return Check("network helper", ok=False, detail=detail, remedy=remedy)
-
-
-async def try_sandbox(home: str, name: str, *, internet: bool = False) -> Trial:
-    """Start a sandbox on this machine's own root, run a command in it, and remove it.
-
-    Args:
-        home: The state directory.
-        name: What to call it in the report.
-        internet: Give it a network, and look for a way out; nothing is sent.
-    """
-    code = _ROUTES if internet else f"print({_HELLO!r})"
-    spec = SandboxSpec(
-        sandbox_id="sbx-" + "".join(choice(_LETTERS) for _ in range(16)),
-        image="host",
-        command=("python", "-c", code),
-        tags=("aviato-doctor",),
-        network=NetworkOptions(egress_mode="internet" if internet else "none"),
-        max_lifetime_seconds=TRIAL_SECONDS,
-    )
-    began = time.monotonic()
-    step = remedy = ""
-    isolation: dict[str, object] = {}
-    try:
-        async with asyncio.timeout(TRIAL_SECONDS), LocalEngine(home) as engine:
-            try:
-                info = await engine.create(spec)
-                isolation = {} if info.isolation is None else attrs.asdict(info.isolation)
-                said = b"".join([record.data async for record in engine.logs(spec.sandbox_id, follow=True)])
-                info = await engine.get(spec.sandbox_id)
-            finally:
-                await engine.delete(spec.sandbox_id, missing_ok=True)
-        ok = info.status is SandboxStatus.COMPLETED and said.decode(errors="replace").strip() == _HELLO
-        detail = "a command ran" if ok else f"the command said {said[-500:]!r} and ended as {info.status.value}"
-    except IsolationUnavailableError as error:
-        ok, detail, step, remedy = False, error.message, error.step, error.remedy
-    except CapabilityError as error:
-        ok, detail, remedy = False, error.message, error.hint or ""
-    except AviatoError as error:
-        ok, detail, remedy = False, f"{type(error).__name__}: {error.message}", error.hint or ""
-    except TimeoutError:
-        ok, detail = False, f"it did not end within {TRIAL_SECONDS:g} s"
-    return Trial(name, ok, time.monotonic() - began, detail, remedy, step, internet, isolation)
 
 
 def _read(path: str) -> str:

@@ -21,6 +21,7 @@ from aviato import settings
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
 from aviato.engines.local import ids, network, reaper, records
 from aviato.engines.local.connection import SupervisorConnection, connect_in, say_goodbye
+from aviato.engines.local.images import ImageStore
 from aviato.engines.local.jobs import describe, make_job
 from aviato.engines.local.logs import read_log, select_lines
 from aviato.exceptions import (
@@ -327,6 +328,14 @@ class LocalEngine(Engine):
         if describe(record).status.is_terminal:
             raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
         return describe(await self._responsible(record).request("extend", sandbox_id, seconds=seconds))
+
+    async def prune(self, *, dry_run: bool = False) -> tuple[str, ...]:
+        """Remove what is left, unused images included; see `Engine.prune`."""
+        removed = await asyncio.to_thread(reaper.prune, self._home, dry_run=dry_run)
+        images = 0 if dry_run else await asyncio.to_thread(ImageStore(self._home).collect)
+        if images:
+            removed.append(f"{images} unused image director{'y' if images == 1 else 'ies'}")
+        return tuple(removed)
 
     async def close(self) -> None:
         """End attached sandboxes of this engine and let the supervisor go; see `Engine.close`."""
