@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _FACT_MAX = 256
-_LATER_SECONDS = 0.01
+_LATER_SECONDS = 0.1
 _STEP = 1024 * 1024
 _RECEIVE = 256 * 1024
 _spare: list[bytearray] = []
