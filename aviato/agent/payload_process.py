@@ -159,7 +159,7 @@ class Output:
             self.pump()
 
     def resume(self, connection, offset, limit):
-        """Go on from `offset` for a client that attached; say so when that is no longer there."""
+        """Set what is to be sent from `offset` on for a client that attached; say so when that is no longer there."""
         if offset > self.total:
             raise Bad("attached behind the end of the output")
         if offset < self.base:
@@ -175,7 +175,6 @@ class Output:
             if end > offset:
                 self.backlog.append(chunk[offset - position :] if position < offset else chunk)
             position = end
-        self.pump()
 
 
 class Input:
@@ -256,6 +255,8 @@ class Process:
             self.say_started()
         for output, offset, limit in zip(self.outputs, offsets, limits):  # noqa: B905 - `strict` is of 3.10
             output.resume(connection, offset, limit)
+        for output in self.outputs:  # when both know what they still owe, for the last of them is followed by EXIT
+            output.pump()
         self.settle()
 
     def say_started(self):
