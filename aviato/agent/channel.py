@@ -188,8 +188,14 @@ class Channel:
             flags=StartFlags.STDIN if stdin else 0,
             timeout_ms=timeout_ms,
         )
+        alone = not self._streams and not stdin
         process = RemoteProcess(self, stream, sink, start, limited=timeout_ms > 0)
         self._streams[stream] = process
+        if self._link is not None:
+            if alone:  # nobody to share a write with, so it need not wait for the next turn of the loop
+                self._link.send_now(start)
+            else:
+                self._link.send(start)
         return process
 
     async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
@@ -344,7 +350,7 @@ class Channel:
 
     # From the link
 
-    def _on_frame(self, type_: int, stream: int, payload: bytes) -> None:
+    def _on_frame(self, type_: int, stream: int, payload: memoryview) -> None:
         known = self._streams.get(stream)
         self._heard = True
         if known is not None:
@@ -363,7 +369,7 @@ class Channel:
         else:
             raise AgentProtocolError(f"frame of type {type_} for a stream that nobody opened")
 
-    def _on_closing(self, payload: bytes) -> None:
+    def _on_closing(self, payload: memoryview) -> None:
         reason, code = S_CLOSING.unpack(exact(payload, S_CLOSING.size, "closing"))
         try:
             self._closing = (CloseReason(reason), code)

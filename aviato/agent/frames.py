@@ -245,6 +245,15 @@ class FrameReader:
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take the next bytes and yield the frames they complete; iterate to the end before feeding again.
 
+        Raises:
+            AgentProtocolError: A frame announces more than the allowed payload.
+        """
+        for type_, stream, payload in self.views(memoryview(data)):
+            yield Frame(type_, stream, bytes(payload))
+
+    def views(self, data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+        """Do the same without copying: type, stream, and a payload that is only valid until the next is asked for.
+
         However small the pieces, each byte of an unfinished frame is copied a bounded number of times.
 
         Raises:
@@ -267,7 +276,7 @@ class FrameReader:
                     break
                 payload = data[position + HEADER.size : stop]
                 position = stop
-                yield Frame(type_, stream, payload)
+                yield type_, stream, payload
         finally:
             self._pending += data[position:]
 
@@ -275,7 +284,7 @@ class FrameReader:
         if length > self._max_payload:
             raise AgentProtocolError(f"frame of {length} bytes announced, at most {self._max_payload} are allowed")
 
-    def _fill(self, data: bytes) -> int:
+    def _fill(self, data: memoryview) -> int:
         """Add to the unfinished frame what it still needs; give the number of bytes taken."""
         pending = self._pending
         taken = max(0, HEADER.size - len(pending))
@@ -288,7 +297,7 @@ class FrameReader:
         pending += data[taken : taken + missing]
         return taken + missing
 
-    def _take(self) -> Frame | None:
+    def _take(self) -> tuple[int, int, memoryview] | None:
         """Give the held frame if it is complete."""
         pending = self._pending
         if len(pending) < HEADER.size:
@@ -297,5 +306,4 @@ class FrameReader:
         if len(pending) < HEADER.size + length:
             return None
         self._pending = bytearray()
-        with memoryview(pending) as view:
-            return Frame(type_, stream, bytes(view[HEADER.size :]))
+        return type_, stream, memoryview(pending)[HEADER.size :]

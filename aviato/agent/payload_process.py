@@ -15,6 +15,9 @@ from aviato.agent.payload_system import (
     DATA_CHUNK,
     DRAIN_MAX,
     EXIT,
+    FLOWING,
+    FLOWING_PIPE,
+    F_SETPIPE_SZ,
     GAP,
     IN,
     MAX_PAYLOAD,
@@ -32,6 +35,7 @@ from aviato.agent.payload_system import (
     S_U64,
     TIMED_OUT,
     WINDOW,
+    call,
     close,
     descendants,
     now,
@@ -45,7 +49,9 @@ KILL_ROUNDS = 20
 class Output:
     """One output of a command: what was read, what the client may still be sent, what is kept for it."""
 
-    __slots__ = ("armed", "backlog", "base", "budget", "fd", "kept", "limit", "process", "sent", "total", "type")
+    __slots__ = (
+        "armed", "backlog", "base", "budget", "fd", "full", "kept", "limit", "process", "sent", "total", "type",
+    )  # fmt: skip
 
     def __init__(self, process, type_, fd, limit):
         self.process = process
@@ -56,6 +62,7 @@ class Output:
         self.kept = deque()  # chunks from `base` to `total`
         self.backlog = deque()  # those of them to be sent again
         self.armed = False
+        self.full = 0  # reads that took all that a pipe of the usual size holds
         self.budget = -1  # bytes still to be read after the end of the command; -1: it runs
 
     def pump(self, events=0):
@@ -96,8 +103,14 @@ class Output:
                 self.send(connection, chunk)
                 if self.budget >= 0:
                     self.budget -= len(chunk)
-                elif len(chunk) < DATA_CHUNK or events:
-                    break  # the others' turn; the pipe is armed and comes back
+                elif len(chunk) < DATA_CHUNK:
+                    break
+                else:
+                    self.full += 1
+                    if self.full == FLOWING:
+                        call("fcntl", self.fd, F_SETPIPE_SZ, FLOWING_PIPE)  # refused where the user has too many
+                    if events:
+                        break  # the others' turn; the pipe is armed and comes back
         if self.fd < 0:
             if not self.backlog:
                 process.settle()
@@ -159,7 +172,7 @@ class Output:
             self.pump()
 
     def resume(self, connection, offset, limit):
-        """Go on from `offset` for a client that attached; say so when that is no longer there."""
+        """Set what is to be sent from `offset` on for a client that attached; say so when that is no longer there."""
         if offset > self.total:
             raise Bad("attached behind the end of the output")
         if offset < self.base:
@@ -175,7 +188,6 @@ class Output:
             if end > offset:
                 self.backlog.append(chunk[offset - position :] if position < offset else chunk)
             position = end
-        self.pump()
 
 
 class Input:
@@ -256,6 +268,8 @@ class Process:
             self.say_started()
         for output, offset, limit in zip(self.outputs, offsets, limits):  # noqa: B905 - `strict` is of 3.10
             output.resume(connection, offset, limit)
+        for output in self.outputs:  # when both know what they still owe, for the last of them is followed by EXIT
+            output.pump()
         self.settle()
 
     def say_started(self):

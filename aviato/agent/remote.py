@@ -85,12 +85,13 @@ class ProcessSink(Protocol):
         """Its end cannot be known, or it was never started; nothing is called after this."""
 
 
-def unpack_error(payload: bytes) -> tuple[int, str]:
+def unpack_error(payload: bytes | memoryview) -> tuple[int, str]:
     """Decode `ERROR`: the errno and a printable message.
 
     Raises:
         AgentProtocolError: The payload is malformed.
     """
+    payload = bytes(payload)
     if len(payload) < S_ERROR.size:
         raise AgentProtocolError("error is cut short")
     (number,) = S_ERROR.unpack_from(payload)
@@ -101,7 +102,7 @@ def unpack_error(payload: bytes) -> tuple[int, str]:
     return number, "".join(letter if letter.isprintable() else "?" for letter in message)
 
 
-def exact(payload: bytes, size: int, what: str) -> bytes:
+def exact(payload: memoryview, size: int, what: str) -> memoryview:
     """Give `payload` back if it has the right size.
 
     Raises:
@@ -137,7 +138,6 @@ class RemoteProcess:
         self._eof = False
         self._stdin_closed = False
         self._signals: list[bytes] = []
-        outlet.send(start)
 
     def __repr__(self) -> str:
         return f"<RemoteProcess {self.process_id:016x} pid={self._pid} in {self._outlet.sandbox_id}>"
@@ -197,8 +197,8 @@ class RemoteProcess:
 
     # Called by the channel
 
-    def frame(self, type_: int, payload: bytes) -> None:
-        """Take one frame about this command.
+    def frame(self, type_: int, payload: memoryview) -> None:
+        """Take one frame about this command; the payload is valid during the call.
 
         Raises:
             AgentProtocolError: The agent may not say this.
@@ -218,7 +218,7 @@ class RemoteProcess:
             if received > self._limits[index]:
                 raise AgentProtocolError("more output than there was credit for")
             self._received[index] = received
-            self._sink.process_output(Which.STDERR if index else Which.STDOUT, payload[S_OFFSET.size :])
+            self._sink.process_output(Which.STDERR if index else Which.STDOUT, bytes(payload[S_OFFSET.size :]))
             return
         handler = _HANDLERS.get(type_)
         if handler is None:
@@ -258,7 +258,7 @@ class RemoteProcess:
     def _send_eof(self) -> None:
         self._outlet.send(pack_frame(FrameType.STDIN_EOF, self.process_id, S_OFFSET.pack(self._sent)))
 
-    def _on_started(self, payload: bytes) -> None:
+    def _on_started(self, payload: memoryview) -> None:
         pid, accepted = S_STARTED.unpack(exact(payload, S_STARTED.size, "start"))
         if not pid or (self._pid and (pid != self._pid or not self._attaching)):
             raise AgentProtocolError("a command started twice")
@@ -270,7 +270,7 @@ class RemoteProcess:
         if first:
             self._sink.process_started(pid)
 
-    def _on_ack(self, payload: bytes) -> None:
+    def _on_ack(self, payload: memoryview) -> None:
         (accepted,) = S_OFFSET.unpack(exact(payload, S_OFFSET.size, "acknowledgement"))
         if accepted > self._acked:
             self._accept(accepted)
@@ -290,7 +290,7 @@ class RemoteProcess:
         if not self._stdin_closed:  # else nothing is kept any more, and there is no room to tell of
             self._sink.process_stdin_accepted()
 
-    def _on_gap(self, payload: bytes) -> None:
+    def _on_gap(self, payload: memoryview) -> None:
         which, offset = S_CREDIT.unpack(exact(payload, S_CREDIT.size, "gap"))
         if which not in (Which.STDOUT, Which.STDERR):
             raise AgentProtocolError("gap in an unknown output")
@@ -301,7 +301,7 @@ class RemoteProcess:
         self._received[index] = offset
         self._sink.process_gap(Which(which), missing)
 
-    def _on_stdin_closed(self, payload: bytes) -> None:
+    def _on_stdin_closed(self, payload: memoryview) -> None:
         exact(payload, 0, "end of input")
         if self._stdin_closed and not self._attaching:
             raise AgentProtocolError("input closed twice")
@@ -310,7 +310,7 @@ class RemoteProcess:
             self._unacked.clear()
             self._sink.process_stdin_closed()
 
-    def _on_exit(self, payload: bytes) -> None:
+    def _on_exit(self, payload: memoryview) -> None:
         status = ExitStatus(*S_EXIT.unpack(exact(payload, S_EXIT.size, "exit")))
         if [status.stdout_total, status.stderr_total] != self._received:
             raise AgentProtocolError("the output delivered is not as long as the agent says it was")
@@ -325,7 +325,7 @@ class RemoteProcess:
         self._unacked.clear()
         self._sink.process_exited(status)
 
-    def _on_error(self, payload: bytes) -> None:
+    def _on_error(self, payload: memoryview) -> None:
         number, message = unpack_error(payload)
         sandbox = self._outlet.sandbox_id
         error: AviatoError
@@ -345,7 +345,7 @@ class RemoteProcess:
         self.lost(error)
 
 
-_HANDLERS: dict[int, Callable[[RemoteProcess, bytes], None]] = {
+_HANDLERS: dict[int, Callable[[RemoteProcess, memoryview], None]] = {
     FrameType.STARTED: RemoteProcess._on_started,  # noqa: SLF001 - its own table
     FrameType.ACK: RemoteProcess._on_ack,  # noqa: SLF001 - likewise
     FrameType.GAP: RemoteProcess._on_gap,  # noqa: SLF001 - likewise

@@ -61,7 +61,7 @@ class _Transfer:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _fail(self, payload: bytes) -> None:
+    def _fail(self, payload: memoryview) -> None:
         number, message = unpack_error(payload)
         self._ended = True
         self._error = SandboxFileError(
@@ -128,8 +128,8 @@ class Download(_Transfer):
     def connected(self) -> None:
         """Never called for a transfer that can go on: `lost` ended it."""
 
-    def frame(self, type_: int, payload: bytes) -> None:
-        """Take one frame about this transfer.
+    def frame(self, type_: int, payload: memoryview) -> None:
+        """Take one frame about this transfer; the payload is valid during the call.
 
         Raises:
             AgentProtocolError: The agent may not say this.
@@ -145,7 +145,7 @@ class Download(_Transfer):
             self._received += size
             if self._received > min(self._limit, self._stop):
                 raise AgentProtocolError("more file data than was asked for")
-            self._pieces.append(payload[S_OFFSET.size :])
+            self._pieces.append(bytes(payload[S_OFFSET.size :]))
         elif type_ == FrameType.FILE_END:
             if S_OFFSET.unpack(exact(payload, S_OFFSET.size, "end of file"))[0] != self._received:
                 raise AgentProtocolError("the file delivered is not as long as the agent says it was")
@@ -210,8 +210,8 @@ class Upload(_Transfer):
     def connected(self) -> None:
         """Never called for a transfer that can go on: `lost` ended it."""
 
-    def frame(self, type_: int, payload: bytes) -> None:
-        """Take one frame about this transfer.
+    def frame(self, type_: int, payload: memoryview) -> None:
+        """Take one frame about this transfer; the payload is valid during the call.
 
         Raises:
             AgentProtocolError: The agent may not say this.

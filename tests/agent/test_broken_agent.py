@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aviato.agent.channel import Channel
-from aviato.agent.frames import S_ERROR, S_OFFSET, S_STARTED, FrameReader, FrameType, pack_strings
+from aviato.agent.frames import S_ERROR, S_OFFSET, S_STARTED, FrameReader, FrameType, Which, pack_strings
 from aviato.exceptions import AgentProtocolError, EngineConnectionError, SandboxExecutionError
 from tests.agent.enemy import FLOOD, STARTED, STREAM, WELCOME, Enemy, Pipe, end, frame, out
 from tests.agent.harness import Recorder
@@ -125,6 +125,27 @@ async def test_flood_on_a_released_stream() -> None:
         tracemalloc.stop()
     with pytest.raises(AgentProtocolError, match="released"):
         await enemy.channel.ping(5)
+
+
+async def test_links_share_their_buffer() -> None:
+    """Output in two pieces, another connection's between them, is whole, and so is what was given out before."""
+    begun = STARTED + out(0, b"first") + out(0, b"second", FrameType.STDERR)
+    sent = out(5, bytes(range(256)) * 400) + end(out=5 + 256 * 400, err=6)
+    half = len(sent) // 2
+    recorders = [Recorder(), Recorder()]
+    enemies = [Enemy(), Enemy()]
+    for enemy, recorder in zip(enemies, recorders, strict=True):
+        await enemy.channel.open(5)
+        enemy.channel.exec(["true"], recorder, process_id=STREAM)
+    for piece in (begun, sent[:half], sent[half:]):
+        for enemy in enemies:
+            assert enemy.pipe is not None
+            enemy.pipe.say(piece)
+    for enemy, recorder in zip(enemies, recorders, strict=True):
+        await recorder.end
+        assert b"".join(recorder.output[Which.STDOUT]) == b"first" + bytes(range(256)) * 400
+        assert b"".join(recorder.output[Which.STDERR]) == b"second"
+        await enemy.channel.close()
 
 
 async def test_printable_errors() -> None:

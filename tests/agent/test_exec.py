@@ -62,6 +62,18 @@ async def test_ten_megabytes_on_both_streams(channel: Channel) -> None:
     assert recorder.stderr == b"B" * 10_485_760
 
 
+async def test_pipe_grows_for_a_long_output(channel: Channel) -> None:
+    """What writes much gets a pipe that holds more; what writes little keeps the usual one."""
+    script = "import fcntl, os; {}; os.write(2, b'%d' % fcntl.fcntl(1, 1032))"  # F_GETPIPE_SZ
+    few = python(channel, script.format("os.write(1, b'little')"))
+    block = bytes(range(256)) * 4096
+    much = python(channel, script.format("[os.write(1, bytes(range(256)) * 4096) for _ in range(32)]"))
+    await few.end
+    await much.end
+    assert (few.stderr, few.stdout) == (b"65536", b"little")
+    assert (much.stderr, much.stdout == block * 32) == (b"262144", True)
+
+
 async def test_lines_in_order(channel: Channel) -> None:
     """Thousands of lines keep their order."""
     recorder = run(channel, "seq", "20000")

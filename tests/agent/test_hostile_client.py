@@ -212,6 +212,20 @@ async def test_fresh_attach_tells_the_gap(agent: AgentProcess) -> None:
     other.close()
 
 
+async def test_attach_gets_the_rest_before_the_end(agent: AgentProcess) -> None:
+    """One output was received whole, the other not at all, when the connection broke; the command has ended since."""
+    raw = await connect(agent, pack_start(5, [b"sh", b"-c", b"echo out; echo error >&2"]))
+    await raw.expect(FrameType.EXIT)
+    raw.close()
+    again = await connect(agent, pack_frame(FrameType.ATTACH, 5, S_ATTACH.pack(4, 0, WINDOW, WINDOW)))
+    assert (await again.expect(FrameType.STARTED)).stream == 5
+    heard = [await again.hear(), await again.hear()]
+    assert [frame.type for frame in heard if frame is not None] == [FrameType.STDERR, FrameType.EXIT]
+    assert heard[0] is not None
+    assert heard[0].payload == S_OFFSET.pack(0) + b"error\n"
+    again.close()
+
+
 async def test_attach_to_nothing(agent: AgentProcess) -> None:
     """An unknown command is an error on its stream."""
     raw = await connect(agent, pack_frame(FrameType.ATTACH, 8, S_ATTACH.pack(0, 0, 0, 0)))

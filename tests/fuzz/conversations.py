@@ -196,7 +196,7 @@ class Conversation:
         assert isinstance(link, Link)
         on_frame = link._on_frame
 
-        def counted(type_: int, stream: int, payload: bytes) -> None:
+        def counted(type_: int, stream: int, payload: memoryview) -> None:
             self.frames += 1
             on_frame(type_, stream, payload)
 
