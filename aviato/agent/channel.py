@@ -279,14 +279,14 @@ class Channel:
         if self._closing is None:
             self._check()
 
-    async def extend(self, seconds_from_now: float) -> None:
-        """Let the sandbox's lifetime end in `seconds_from_now`; idempotent.
+    async def extend(self, seconds: float) -> None:
+        """Let the sandbox's lifetime, where the agent holds it, end so many seconds later than it would have.
 
         Raises:
             EngineConnectionError: The connection broke; it may have been done.
             AviatoError: The channel is closed; the error says why.
         """
-        await self._request(FrameType.EXTEND, FrameType.EXTENDED, S_MILLISECONDS.pack(round(seconds_from_now * 1000)))
+        await self._request(FrameType.EXTEND, FrameType.EXTENDED, S_MILLISECONDS.pack(round(seconds * 1000)))
 
     async def ping(self, timeout: float) -> float:  # noqa: ASYNC109 - the limit of the measurement
         """Measure a round trip to the agent, in seconds.

@@ -25,7 +25,6 @@ import errno
 import posix
 import select
 import sys
-import _signal
 from _collections import deque
 from _struct import error as StructError
 
@@ -81,6 +80,7 @@ from aviato.agent.payload_system import (
     close_on_exec,
     descendants,
     give_up_rights,
+    hear_signals,
     hide,
     now,
     processes,
@@ -554,15 +554,7 @@ class Agent:
             give_up_rights()
         posix.umask(0o022)
         self.wake, wake_end = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
-        for number in range(1, 65):
-            if number not in (SIGKILL, _signal.SIGSTOP, _signal.SIGPIPE, _signal.SIGXFSZ, 32, 33):
-                _signal.signal(number, _signal.SIG_DFL)
-        ignored = (_signal.SIGCHLD, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM,
-                   _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM)  # fmt: skip
-        for number in ignored:  # by a handler, for ignoring them would be inherited by the commands
-            _signal.signal(number, lambda _number, _frame: None)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        _signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
+        hear_signals(wake_end)
         self.watch(self.wake, IN, self.on_child)
         if self.control >= 0:
             posix.set_blocking(self.control, False)

@@ -222,6 +222,19 @@ def give_up_rights():
         raise RuntimeError("capset was refused")
 
 
+def hear_signals(wake_end):
+    """Start from ordinary signals, and have those that must not end the agent written to `wake_end` instead."""
+    for number in range(1, 65):
+        if number not in (SIGKILL, _signal.SIGSTOP, _signal.SIGPIPE, _signal.SIGXFSZ, 32, 33):
+            _signal.signal(number, _signal.SIG_DFL)
+    heard = (_signal.SIGCHLD, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM,
+             _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM)  # fmt: skip
+    for number in heard:  # by a handler, for ignoring them would be inherited by the commands
+        _signal.signal(number, lambda _number, _frame: None)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    _signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
+
+
 def close_on_exec():
     """Let no descriptor but 0, 1 and 2 reach a command."""
     while posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC) <= 2:

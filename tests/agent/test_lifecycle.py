@@ -161,11 +161,11 @@ async def test_orphan_waits_for_clients(tmp_path: Path) -> None:
 
 async def test_extend(tmp_path: Path) -> None:
     """The lifetime can be moved, by a client and by the supervisor."""
-    async with AgentProcess(tmp_path, lifetime_ms=1500) as agent:
+    async with AgentProcess(tmp_path, lifetime_ms=1000) as agent:
         channel = await agent.channel()
-        await channel.extend(60)
-        assert (await run(channel, "sleep", "1.7").end).returncode == 0
-        agent.control.send(b"extend 50\n")
+        await channel.extend(1)
+        agent.control.send(b"extend 500\n")
+        assert (await run(channel, "sleep", "1.2").end).returncode == 0
         assert await agent.line() == "closing 4 -1"
 
 
