@@ -1,15 +1,19 @@
-"""Every code block of README.md and docs/ runs, on the local engine."""
+"""Every code block of README.md and docs/ runs, on the local engine; those about Docker on a daemon."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aviato.engines.docker.endpoint import find_endpoint
 from tests.docs.environment import PYTHON, ROOT, page_environment
 from tests.docs.run_page import Block, blocks, check_output
+from tests.helpers.docker import require_docker
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 RUN = ("python", "console")
@@ -20,16 +24,26 @@ def has_code(page: Path) -> bool:
     return any(block.kind.split()[:1] == [kind] for block in blocks(page.read_text()) for kind in RUN)
 
 
+def with_code() -> Iterator[Any]:
+    """List the pages that have something to run."""
+    for page in PAGES:
+        if has_code(page):
+            marks = [pytest.mark.docker] if page.stem == "docker" else []
+            yield pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if has_code(page)], ids=lambda page: str(page.relative_to(ROOT))
-)
+@pytest.mark.parametrize("page", with_code())
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     """A page's blocks run top to bottom in a fresh interpreter and print what the page says."""
+    environment = page_environment(tmp_path)
+    if page.stem == "docker":
+        require_docker()
+        environment["DOCKER_HOST"] = str(find_endpoint())
     done = subprocess.run(
         [*PYTHON, str(ROOT / "tests/docs/run_page.py"), str(page)],
-        env=page_environment(tmp_path),
+        env=environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,

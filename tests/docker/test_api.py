@@ -1,0 +1,366 @@
+"""What a daemon may answer, without a daemon: shapes of requests, errors with their causes, and streams that break."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from aviato.engines.base import SandboxSpec
+from aviato.engines.docker.api import Api, ApiError
+from aviato.engines.docker.container import make_plan
+from aviato.engines.docker.endpoint import Endpoint
+from aviato.engines.docker.engine import DockerEngine
+from aviato.engines.docker.hijack import ExecStream
+from aviato.engines.docker.refusals import explain_start
+from aviato.exceptions import (
+    AviatoAuthenticationError,
+    AviatoError,
+    CapabilityError,
+    EngineConnectionError,
+    EngineError,
+    EngineProtocolError,
+    ImageNotFoundError,
+    SandboxFailedError,
+    SandboxResourceExhaustedError,
+)
+from aviato.models import NetworkOptions, Resources
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve = Callable[[dict[str, Any]], Awaitable[Endpoint]]
+ID = "sbx-0123456789abcdef"
+VERSION = {"ApiVersion": "1.47", "MinAPIVersion": "1.24", "Version": "27.0"}
+IMAGE = {"Id": "sha256:1", "Config": {"Env": ["A=image", "B=image"], "User": "app", "WorkingDir": "/srv"}}
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Start a daemon that answers from a table of paths, without their version."""
+    runners = []
+
+    async def start(table: dict[str, Any]) -> Endpoint:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            path = request.path
+            if path.startswith("/v1."):
+                path = "/" + path.split("/", 2)[2]
+            found = {"/version": VERSION, "/info": {}, **table}.get(path)
+            if callable(found):
+                response: web.StreamResponse = await found(request)
+                return response
+            if found is None:
+                return web.json_response({"message": f"no such thing: {path}"}, status=404)
+            if isinstance(found, tuple):
+                return web.json_response({"message": found[1]}, status=found[0])
+            return web.json_response(found)
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        runners.append(runner)
+        address = str(tmp_path / "docker.sock")
+        await web.UnixSite(runner, address).start()
+        return Endpoint("unix", address)
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+async def opened(endpoint: Endpoint) -> Api:
+    """Connect to it."""
+    api = Api(endpoint)
+    await api.open()
+    return api
+
+
+async def test_the_newest_version_that_both_know_is_used(serve: Serve) -> None:
+    """1.41, unless the daemon has given that up."""
+    api = await opened(await serve({}))
+    assert api.path("/x") == "/v1.41/x"
+    await api.close()
+
+
+async def test_a_daemon_that_is_too_new_or_too_old(serve: Serve) -> None:
+    """A newer lowest version is taken; one that is too old is an error with its cure."""
+    api = await opened(await serve({"/version": {"ApiVersion": "1.52", "MinAPIVersion": "1.44"}}))
+    assert api.path("") == "/v1.44"
+    await api.close()
+
+
+async def test_a_daemon_that_is_too_old(serve: Serve) -> None:
+    """The versions are named."""
+    api = Api(await serve({"/version": {"ApiVersion": "1.38"}}))
+    with pytest.raises(EngineError, match=r"speaks API 1\.38, and 1\.41 is needed"):
+        await api.open()
+    await api.close()
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    """The address, where it was found, and what to do."""
+    api = Api(Endpoint("unix", str(tmp_path / "none"), source="DOCKER_HOST"))
+    with pytest.raises(EngineConnectionError, match=f"unix://{tmp_path}/none, found in DOCKER_HOST") as caught:
+        await api.open()
+    assert "Is it running" in str(caught.value.hint)
+    assert caught.value.retryable
+    await api.close()
+
+
+async def test_a_daemon_that_does_not_answer(serve: Serve) -> None:
+    """The client's own deadline ends the request, and whether it was done is unknown."""
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def silent(_request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await over.wait()
+        return web.Response()
+
+    api = await opened(await serve({"/x": silent}))
+    with pytest.raises(EngineConnectionError, match=r"did not wait within 0\.2 s") as caught:
+        await api.request("GET", "/x", what="wait", seconds=0.2)
+    assert asked.is_set()
+    assert caught.value.outcome == "unknown"
+    over.set()
+    await api.close()
+
+
+async def test_an_answer_that_breaks_off(serve: Serve) -> None:
+    """The connection was lost, which is not an answer."""
+
+    async def cut(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(b'{"a": ')
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    api = await opened(await serve({"/x": cut}))
+    with pytest.raises(EngineConnectionError):
+        await api.request("GET", "/x", what="answer")
+    await api.close()
+
+
+async def test_errors_carry_the_daemons_words(serve: Serve) -> None:
+    """Status and text, and what was asked."""
+    api = await opened(await serve({"/x": (500, "the disk is on fire")}))
+    with pytest.raises(ApiError, match=r"could not do it: the disk is on fire \(HTTP 500\)") as caught:
+        await api.request("POST", "/x", what="do it")
+    assert caught.value.status == 500
+    await api.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (404, "manifest for x:1 not found: manifest unknown", ImageNotFoundError),
+        (404, "pull access denied for x, repository does not exist or may require 'docker login'", ImageNotFoundError),
+        (500, "unauthorized: authentication required", AviatoAuthenticationError),
+        (500, "no matching manifest for linux/arm64 in the manifest list entries", CapabilityError),
+        (500, "write /var/lib/docker/tmp/x: no space left on device", SandboxResourceExhaustedError),
+        (500, 'Get "https://r/v2/": dial tcp: lookup r: no such host', EngineConnectionError),
+        (500, "something new", EngineError),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_why_an_image_cannot_be_had(
+    serve: Serve, status: int, said: str, kind: type[AviatoError], *, late: bool
+) -> None:
+    """Each cause is an error of its own, whether it is the answer or comes in the middle of a pull."""
+
+    async def pulling(request: web.Request) -> web.StreamResponse:
+        assert request.query == {"fromImage": "x:1"}
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"status": "Pulling"}\r\n')
+        await response.write(json.dumps({"error": said}).encode() + b"\r\n")
+        return response
+
+    seen: list[dict[str, Any]] = []
+    endpoint = await serve({"/images/create": pulling if late else (status, said)})
+    async with DockerEngine(endpoint, on_pull=seen.append) as engine:
+        with pytest.raises(AviatoError) as caught:
+            await engine.create(SandboxSpec(sandbox_id=ID, image="x:1"))
+    assert type(caught.value) is kind
+    assert said in str(caught.value)
+    assert seen == ([{"status": "Pulling"}] if late else [])
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "spec", "kind", "text"),
+    [
+        (400, 'exec: "python3": executable file not found in $PATH', {}, CapabilityError, "no python3"),
+        (400, "Unknown runtime specified runsc: unknown or invalid runtime name", {"runtime": "runsc"},
+         CapabilityError, "runsc"),
+        (500, "--storage-opt is supported only for overlay over xfs", {}, CapabilityError, "resources.disk"),
+        (500, 'could not select device driver "" with capabilities: [[gpu]]', {}, CapabilityError, "resources.gpu"),
+        (500, "mkdir /var/lib/docker/x: no space left on device", {}, SandboxResourceExhaustedError, "no space"),
+        (400, "something else is wrong", {}, SandboxFailedError, "something else"),
+        (500, "an inner failure", {}, ApiError, "an inner failure"),
+    ],
+)  # fmt: skip
+def test_why_a_container_cannot_start(
+    status: int, said: str, spec: dict[str, Any], kind: type[AviatoError], text: str
+) -> None:
+    """What was asked for and cannot be had is named."""
+    error = explain_start(ApiError(status, said, "start"), SandboxSpec(sandbox_id=ID, **spec), "image")
+    assert type(error) is kind
+    assert text in str(error)
+
+
+def test_a_container_is_secure_unless_told_otherwise() -> None:
+    """No network, no rights but the agent's four, no new ones, and limits on memory, processes and log."""
+    body = make_plan(SandboxSpec(sandbox_id=ID), IMAGE, "image", "t", {}).body
+    host = body["HostConfig"]
+    assert (host["NetworkMode"], body["NetworkDisabled"], host["CapDrop"]) == ("none", True, ["ALL"])
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert set(host["CapAdd"]) == {"KILL", "SETGID", "SETPCAP", "SETUID"}
+    assert host["Memory"] == host["MemorySwap"] == 2 << 30
+    assert host["PidsLimit"] == 512
+    assert host["LogConfig"]["Config"]["max-size"]
+    assert host["Mounts"] == []
+    assert "Privileged" not in host
+    assert "Binds" not in host
+    assert body["Env"] == ["AVIATO_DOOR=t"]
+
+
+def test_what_is_asked_for_reaches_the_daemon_and_the_agent() -> None:
+    """Limits to the daemon; user, directory and environment to the agent, the image's own below what was asked for."""
+    spec = SandboxSpec(
+        sandbox_id=ID,
+        environment={"B": "mine"},
+        resources=Resources(cpu="500m", memory="256Mi", gpu=2, disk="1Gi", processes=20),
+        network=NetworkOptions(egress_mode="internet", ingress_mode="public", exposed_ports=(8080,)),
+        volumes=({"name": "data", "mount_path": "/data", "read_only": True},),
+        runtime="runsc",
+        max_lifetime_seconds=5,
+        idle_timeout_seconds=2,
+    )
+    plan = make_plan(spec, IMAGE, "image", "t", {})
+    host = plan.body["HostConfig"]
+    assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 256 << 20, 20)
+    assert host["StorageOpt"] == {"size": str(1 << 30)}
+    assert host["DeviceRequests"] == [{"Count": 2, "Capabilities": [["gpu"]]}]
+    assert host["PortBindings"] == {"8080/tcp": [{"HostPort": ""}]}
+    assert host["Mounts"] == [{"Type": "volume", "Source": "data", "Target": "/data", "ReadOnly": True}]
+    assert (host["Runtime"], host["NetworkMode"]) == ("runsc", "bridge")
+    assert plan.config["env"][b"A"] == b"image"
+    assert plan.config["env"][b"B"] == b"mine"
+    assert (plan.config["user"], plan.config["cwd"]) == (b"app", b"/srv")
+    assert (plan.config["lifetime_ms"], plan.config["idle_ms"], plan.config["orphan_ms"]) == (5000, 2000, 30000)
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ({"secrets": ("token",)}, "secrets"),
+        ({"network": NetworkOptions(egress_mode="internet", allow_hosts=("example.org",))}, "allow_hosts"),
+        ({"network": NetworkOptions(ingress_mode="public")}, "egress_mode"),
+        ({"network": NetworkOptions(exposed_ports=(80,))}, "ingress_mode"),
+        ({"resources": Resources(gpu={"count": 1, "type": "a100"})}, "gpu.type"),
+        ({"resources": Resources(memory="1Mi")}, "memory"),
+        ({"resources": Resources(processes=2)}, "processes"),
+        ({"volumes": ("data:/data",)}, "mount_path"),
+        ({"volumes": ({"name": "/etc", "mount_path": "/x"},)}, "volume's name"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_for(spec: dict[str, Any], text: str) -> None:
+    """It is refused by name, and nothing is left out silently."""
+    with pytest.raises(CapabilityError, match=text):
+        make_plan(SandboxSpec(sandbox_id=ID, **spec), IMAGE, "image", "t", {})
+
+
+HEAD = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+
+
+def piece(kind: int, data: bytes) -> bytes:
+    """Frame what a program writes."""
+    return bytes([kind, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
+
+
+class Taker(asyncio.Protocol):
+    """Takes what comes."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep it."""
+        self.taken += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note it."""
+        self.lost.set_result(exc)
+
+
+class Tap:
+    """A daemon whose one answer is a list of bytes, each sent by itself."""
+
+    def __init__(self, folder: Path, *answer: bytes) -> None:
+        self.address = str(folder / "tap.sock")
+        self.answer = answer
+        self.heard = b""
+
+    async def __aenter__(self) -> Api:
+        """Start it."""
+        self.server = await asyncio.start_unix_server(self._serve, self.address)
+        return Api(Endpoint("unix", self.address))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heard = await reader.readuntil(b"}")
+        for part in self.answer:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.close()
+
+    async def __aexit__(self, *_error: object) -> None:
+        """End it."""
+        self.server.close()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+async def test_a_stream_may_come_in_any_pieces(tmp_path: Path, size: int) -> None:
+    """The program's output reaches the protocol whole; its errors are kept for a message."""
+    answer = HEAD + piece(1, b"hello") + piece(2, b"oops") + piece(1, b"") + piece(1, bytes(3000)) + piece(1, b"end")
+    tap = Tap(tmp_path, *(answer[at : at + size] for at in range(0, len(answer), size)))
+    async with tap as api:
+        stream = await ExecStream.open(api, "7")
+        await stream.expect(b"hello")
+        taker = Taker()
+        stream.hand_over(taker)
+        await taker.lost
+    assert taker.taken == bytes(3000) + b"end"
+    assert stream.complaint == b"oops"
+    head = tap.heard.split(b"\r\n")
+    assert head[:4] == [b"POST /exec/7/start HTTP/1.1", b"Host: docker", b"Connection: Upgrade", b"Upgrade: tcp"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "text"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\n\r\n" + b'{"message": "no such exec"}', ApiError, "no such exec"),
+        (b"HTTP/1.1 409 Conflict\r\n\r\n", ApiError, "409"),
+        (b"", EngineConnectionError, "hung up"),
+        (b"no http at all\r\n\r\n", ApiError, "HTTP 0"),
+        (b"x" * 70000, EngineProtocolError, "no end"),
+        (HEAD + piece(1, b"cannot exec in a stopped state"), EngineConnectionError, "cannot exec in a stopped state"),
+        (HEAD + piece(2, b"nobody listens"), EngineConnectionError, "nobody listens"),
+        (HEAD + b"\x07abcdefghijk", EngineProtocolError, "no known stream"),
+        (HEAD + b"\x01\0\0\0\xff\xff\xff\xff", EngineProtocolError, "no known stream"),
+        (HEAD + b"\x01\0\0", EngineConnectionError, "hung up"),
+    ],
+)
+async def test_a_stream_that_is_none(tmp_path: Path, answer: bytes, kind: type[Exception], text: str) -> None:
+    """Nothing hangs, and nothing of it is taken for the agent's words."""
+    async with Tap(tmp_path, answer) as api:
+        with pytest.raises(kind, match=text):
+            stream = await ExecStream.open(api, "7")
+            await stream.expect(b"aviato\n")
