@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             if path.startswith("/v1."):
                 path = "/" + path.split("/", 2)[2]
             found = {"/version": VERSION, "/info": {}, **table}.get(path)
-            if callable(found):
+            if inspect.iscoroutinefunction(found):
                 response: web.StreamResponse = await found(request)
                 return response
             if found is None:

@@ -34,7 +34,7 @@ def with_code() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("page", with_code())
+@pytest.mark.parametrize("page", list(with_code()))
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     """A page's blocks run top to bottom in a fresh interpreter and print what the page says."""
     environment = page_environment(tmp_path)
