@@ -9,7 +9,7 @@ import pytest
 
 from aviato.engines.docker.endpoint import find_endpoint
 from tests.docs.environment import PYTHON, page_environment
-from tests.helpers.docker import require_docker
+from tests.helpers.docker import remove_tagged, require_docker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -99,15 +99,19 @@ def run(text: str, directory: Path, engine: str) -> subprocess.CompletedProcess[
         subprocess.run(tag, env=environment, check=True, capture_output=True)
     program = directory / "program.py"
     program.write_text(text)
-    return subprocess.run(
-        [*PYTHON, str(program)],
-        env=environment,
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
+    try:
+        return subprocess.run(
+            [*PYTHON, str(program)],
+            env=environment,
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=110,
+        )
+    finally:
+        if engine == "docker":
+            remove_tagged("orphaned-work")
 
 
 def assert_printed(done: subprocess.CompletedProcess[str], count: int) -> None:

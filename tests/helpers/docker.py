@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from aviato.engines.docker.api import Api
 from aviato.engines.docker.endpoint import find_endpoint
 from aviato.engines.docker.images import DEFAULT_IMAGE, find_image
-from aviato.engines.docker.records import SANDBOX_LABEL
+from aviato.engines.docker.records import RECORD_LABEL, SANDBOX_LABEL
 from aviato.exceptions import AviatoError
 
 Value = TypeVar("Value")
@@ -178,6 +179,13 @@ def containers(*, running: bool) -> list[str]:
         return []
     found = ask("GET", "/containers/json", params={"all": "0" if running else "1"})
     return sorted(item["Labels"][SANDBOX_LABEL] for item in found if SANDBOX_LABEL in item["Labels"])
+
+
+def remove_tagged(tag: str) -> None:
+    """Remove the containers of sandboxes with a tag: detached ones stay when they have ended."""
+    for item in ask("GET", "/containers/json", params={"all": "1"}):
+        if tag in json.loads(item["Labels"].get(RECORD_LABEL, "{}")).get("tags", ()):
+            ask("DELETE", f"/containers/{item['Id']}", params={"force": "1"})
 
 
 def remove_images() -> None:
