@@ -14,6 +14,7 @@ from aviato.aio._ids import new_sandbox_id
 from aviato.aio._report import Reporter
 from aviato.aio.function import RemoteFunction
 from aviato.aio.sandbox import Sandbox, _new_life
+from aviato.engines import check_name
 from aviato.exceptions import SandboxError, summarize_failures
 from aviato.models import SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
 
@@ -53,7 +54,10 @@ class Session:
         Raises:
             TypeError: An argument has the wrong type, or a key of `defaults` is unknown.
             ValueError: A value of `defaults` is out of range.
+            ConfigurationError: No engine has this name.
         """
+        if isinstance(engine, str):
+            check_name(engine)
         self._defaults = as_defaults(defaults)
         self._engine = engine
         self._id = new_sandbox_id().replace("sbx-", "ses-")

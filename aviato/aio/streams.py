@@ -84,6 +84,10 @@ class StreamReader(Generic[T]):
         self._holders = 0
         self._closed = False
 
+    def __repr__(self) -> str:
+        kind = "text" if isinstance(self._empty, str) else "bytes"
+        return f"<StreamReader of {kind}{', closed' if self._closed else ''}>"
+
     @property
     def buffer(self) -> StreamReader[bytes]:
         """The same output as bytes, read from its start, independently of this reader.

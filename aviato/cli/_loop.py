@@ -29,7 +29,7 @@ async def _run(body: Callable[[], Coroutine[Any, Any, int]]) -> int:
         if received:
             os._exit(128 + number)
         received.append(number)
-        task.cancel()
+        task.cancel(number)
 
     installed = []
     for number in SIGNALS:

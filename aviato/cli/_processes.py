@@ -36,7 +36,8 @@ async def attach(
 ) -> int:
     """Run a command, forward all three streams as bytes, and return its exit code.
 
-    If cancelled, the command and everything it started are killed.
+    If cancelled because of a signal, the command gets that signal and two seconds; then it and everything it started
+    are killed.
 
     Raises:
         AviatoError: As `Process.result`.
@@ -61,6 +62,10 @@ async def attach(
     except BrokenPipeError:
         await _end(process)
         return BROKEN_PIPE
+    except asyncio.CancelledError as error:
+        await _pass_on(error.args, process, tasks)
+        await _end(process)
+        raise
     except BaseException:
         await _end(process)
         raise
@@ -72,8 +77,18 @@ async def attach(
 
 async def _finish(process: Process, outputs: Sequence[asyncio.Future[None]]) -> int:
     """Wait for the output to be written and then for the end; an error while writing comes first."""
-    await asyncio.gather(*outputs)
+    await asyncio.shield(asyncio.gather(*outputs))  # when this is cancelled, they go on until the command has ended
     return (await process.result()).returncode
+
+
+async def _pass_on(said: tuple[object, ...], process: Process, outputs: Sequence[asyncio.Future[None]]) -> None:
+    """Give the command the signal that this program got, and a moment to end by itself."""
+    number = said[0] if said else None
+    if isinstance(number, int) and process.returncode is None:
+        process.send_signal(number)
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await process.wait(KILL_SECONDS)
+        await asyncio.wait(outputs, timeout=KILL_SECONDS)
 
 
 async def _end(process: Process) -> None:

@@ -51,8 +51,9 @@ def command(  # noqa: PLR0917 - click passes them by keyword
 ) -> int:
     """Run a command in a new sandbox, which is gone afterwards.
 
-    Output is shown as it comes, what is piped in is forwarded, and the exit code is the command's. Ctrl-C ends the
-    command in the sandbox. With --detach the sandbox stays until its command ends or it is stopped, for a day at most.
+    Output is shown as it comes, what is piped in is forwarded, and the exit code is the command's. Ctrl-C reaches the
+    command in the sandbox, which is killed when it has not ended after two seconds. With --detach the sandbox stays
+    until its command ends or it is stopped, for a day at most.
     """
     if not cmd and not detach:
         raise click.UsageError("say what to run: aviato run -- CMD [ARG]...")

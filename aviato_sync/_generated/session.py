@@ -54,6 +54,7 @@ class Session(ContextHandle):
         Raises:
             TypeError: An argument has the wrong type, or a key of `defaults` is unknown.
             ValueError: A value of `defaults` is out of range.
+            ConfigurationError: No engine has this name.
         """
         __tracebackhide__ = True
         self._make(

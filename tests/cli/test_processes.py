@@ -105,6 +105,18 @@ def test_signals_end_the_command_in_the_sandbox(program: Program, number: signal
     assert program("ls", "--tag", "interrupted", "-o", "json").stdout == b"[]\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_hears_the_signal_first(program: Program, number: signal.Signals) -> None:
+    """It may tidy up, and what it then writes is shown."""
+    script = "trap 'echo tidied; exit 3' INT TERM; echo up; while :; do sleep 0.05; done"
+    process = program.start("run", "--", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (128 + number, b"tidied\n")
+
+
 def test_a_reader_that_goes_away_ends_the_command(program: Program) -> None:
     """`aviato run yes | head -1` ends, with the code of a broken pipe."""
     process = program.start("run", "--", "yes")

@@ -230,6 +230,12 @@ async def test_a_failed_start_surfaces_once_and_is_never_lost(face: Face) -> Non
     await unseen.close()
 
 
+async def test_a_session_on_an_unknown_engine_is_refused_at_the_call(face: Face) -> None:
+    """Not at its first sandbox; the text says which there are."""
+    with pytest.raises(aviato.ConfigurationError, match=r"engine must be one of local, docker.*'bogus'"):
+        face.module.Session(engine="bogus")
+
+
 @pytest.mark.parametrize(
     ("config", "error", "text"),
     [
