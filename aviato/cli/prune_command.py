@@ -10,7 +10,8 @@ import click
 def command(dry_run: bool) -> int:
     """Remove what ended sandboxes and crashed programs left on this machine.
 
-    Running sandboxes are not touched. Also removed are the files of images that have no name and no user any more.
+    Running sandboxes are not touched. Also removed are the files of images
+    that have no name and no user any more, and what interrupted pulls have downloaded.
     """
     from aviato import settings  # noqa: PLC0415 - --help does without
     from aviato.engines.local import reaper  # noqa: PLC0415 - likewise
@@ -20,9 +21,11 @@ def command(dry_run: bool) -> int:
     removed = reaper.prune(home, dry_run=dry_run)
     for name in removed:
         click.echo(name)
-    images = 0 if dry_run else ImageStore(home).collect()
+    images = 0 if dry_run else ImageStore(home).collect(downloads=True)
     if images:
-        click.echo(f"{images} unused image director{'y' if images == 1 else 'ies'}")
+        click.echo(
+            f"{images} unused image director{'y' if images == 1 else 'ies'} or download{'' if images == 1 else 's'}"
+        )
     if not removed and not images:
         click.echo("nothing to remove", err=True)
     return 0
