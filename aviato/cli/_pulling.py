@@ -12,6 +12,8 @@ import click
 from aviato.cli._tables import size
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from aviato.registry.progress import PullProgress
 
 Show = Callable[["PullProgress"], None]
@@ -46,7 +48,7 @@ def _bars() -> Iterator[Show]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn  # noqa: PLC0415 - likewise
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    rows: dict[str, int] = {}
+    rows: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True, highlight=False)) as display:
 
         def show(progress: PullProgress) -> None:

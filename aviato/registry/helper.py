@@ -34,10 +34,10 @@ def get(name: str, server: str) -> tuple[str, str] | None:
         raise _failed(program, "is not on PATH")
     try:
         code, out, err = _run(path, server)
-    except OSError as error:
-        raise _failed(program, f"cannot be started: {error.strerror}") from error
     except TimeoutError:
         raise _failed(program, f"did not answer within {TIMEOUT:g} s") from None
+    except OSError as error:
+        raise _failed(program, f"cannot be started: {error.strerror}") from error
     if code is None:
         raise _failed(program, f"answered with more than {_LARGEST} bytes")
     if code != 0:

@@ -215,33 +215,35 @@ class Transport:
 
     def explain(self, error: BaseException, url: str) -> EngineError:
         """Turn an error of aiohttp into ours."""
+        import aiohttp  # noqa: PLC0415 - it is loaded by now
+
         host = urlsplit(url).netloc
         where = f"registry {self._reference.registry}"
         if host != self._reference.host:
             where += f", its server {host[:200]}"
-        http, hint, retryable = self._aiohttp, None, True
-        if isinstance(error, http.ClientConnectorCertificateError):
-            reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-            why, retryable = f"its certificate is not valid here: {reason}", False
+        hint, retryable = None, True
+        why = _line(str(error)) or type(error).__name__
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            cause: BaseException = error.certificate_error
+            why = f"its certificate is not valid here: {getattr(cause, 'verify_message', '') or cause}"
+            retryable = False
             hint = (
                 f"If the registry has a certificate of its own, put its authority in {_CERTIFICATES[0]}/{host}/ca.crt"
             )
-        elif isinstance(error, http.ClientConnectorSSLError):
+        elif isinstance(error, aiohttp.ClientConnectorSSLError):
             why, retryable = "it does not speak TLS there, or no version of it that is allowed here", False
             hint = "Only a registry on localhost is used without TLS."
-        elif isinstance(error, http.ClientConnectorError):
+        elif isinstance(error, aiohttp.ClientConnectorError):
             why = f"no connection: {error.os_error.strerror or error.os_error}"
             hint = "Check the name, the network, and HTTPS_PROXY and NO_PROXY where a proxy is needed."
-        elif isinstance(error, http.ClientPayloadError):
+        elif isinstance(error, aiohttp.ClientPayloadError):
             why = "the connection broke in the middle of an answer"
-        elif isinstance(error, http.ServerDisconnectedError):
+        elif isinstance(error, aiohttp.ServerDisconnectedError):
             why = "it closed the connection without an answer"
         elif isinstance(error, TimeoutError):
             why = f"it was silent for {_SILENCE:g} s, or took more than {_CONNECT:g} s to connect"
-        elif isinstance(error, (http.ClientResponseError, http.InvalidURL)):
+        elif isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
             return self._wrong(url, f"does not answer as HTTP asks: {_line(str(error))}")
-        else:
-            why = _line(str(error)) or type(error).__name__
         return EngineConnectionError(
             f"{where} cannot be reached: {why}", retryable=retryable, outcome=Outcome.NOT_APPLIED, hint=hint
         )

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aviato.engines.local import blobs, pull, tarstream
+from aviato.engines.local import pull, tarstream
 from aviato.engines.local.archive import Limits
 from aviato.engines.local.images import ImageInfo, ImageStore
 from aviato.engines.local.tarstream import ArchiveError
@@ -36,6 +36,7 @@ from aviato.exceptions import (
     ImagePlatformError,
     SandboxResourceExhaustedError,
 )
+from aviato.registry import transport
 from aviato.registry.platforms import here
 from aviato.registry.progress import PullProgress, PullState
 from aviato.registry.retries import Retries
@@ -478,7 +479,7 @@ async def test_bad_documents(store: ImageStore, registry: FakeRegistry, tmp_path
 
 async def test_an_index_of_itself(store: ImageStore, registry: FakeRegistry) -> None:
     """Indexes that only lead to indexes end."""
-    document = b"{}"
+    document, name = b"{}", ""
     for _ in range(6):
         entries = [descriptor(document, OCI_INDEX)]
         document = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
@@ -659,14 +660,8 @@ async def test_identity_tokens(store: ImageStore, registry: FakeRegistry, docker
     """What a helper or docker stored in place of a password is exchanged by POST."""
     login(docker_config, registry.host, "", "", identitytoken="refresh-me")
     name = registry.put(Image(LAYERS))
-    registry.faults.append(
-        tokens(
-            registry,
-            lambda request, form: (
-                (form.get("grant_type"), form.get("refresh_token")) == ("refresh_token", "refresh-me")
-            ),
-        )
-    )
+    wanted = {"grant_type": "refresh_token", "refresh_token": "refresh-me"}
+    registry.faults.append(tokens(registry, lambda request, form: wanted.items() <= dict(form).items()))
     await pulled(store, name)
     assert [request for request, _ in registry.requests if "/token" in request] == ["POST /token"]
 
@@ -725,28 +720,34 @@ async def test_denied(store: ImageStore, registry: FakeRegistry) -> None:
         await pulled(store, name)
 
 
-async def test_tls_trouble_is_explained(store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate that nobody vouches for is refused and says where to put its authority, which then works."""
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody vouches for, and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    key, made = tmp_path / "key.pem", tmp_path / "cert.pem"
     options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    options += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    options += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
     subprocess.run([openssl, "req", "-x509", *options], check=True, capture_output=True)
+    return made, key
+
+
+async def test_tls_trouble_is_explained(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: tuple[Path, Path]
+) -> None:
+    """A certificate that nobody vouches for is refused and says where to put its authority, which then works."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(*certificate)
     async with FakeRegistry(ssl=context) as registry:
         name = registry.put(Image(LAYERS))
         with pytest.raises(EngineConnectionError, match="certificate is not valid here") as caught:
             await pulled(store, name)
         assert f"certs.d/{registry.host}/ca.crt" in (caught.value.hint or "")
         assert not caught.value.retryable
-        from aviato.registry import transport
-
         monkeypatch.setattr(transport, "_CERTIFICATES", (tmp_path / "certs.d",))
         (tmp_path / "certs.d" / registry.host).mkdir(parents=True)
-        shutil.copy(certificate, tmp_path / "certs.d" / registry.host / "ca.crt")
+        shutil.copy(certificate[0], tmp_path / "certs.d" / registry.host / "ca.crt")
         await pulled(store, name)
 
 
@@ -902,11 +903,11 @@ async def test_what_cannot_fit_is_not_begun(
     image = big_image()
     name = registry.put(image)
     usage = shutil.disk_usage(tmp_path)._replace(free=65 << 20)
-    monkeypatch.setattr(blobs.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(SandboxResourceExhaustedError, match="are to be downloaded"):
         await pulled(store, name)
     assert registry.asked(digest_of(image.layers[0])) == []
-    monkeypatch.setattr(blobs.shutil, "disk_usage", lambda _path: usage._replace(free=1 << 40))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1 << 40))
     bound(monkeypatch, Limits(1 << 20))
     with pytest.raises(SandboxResourceExhaustedError, match="do not fit"):
         await pulled(store, name)
@@ -915,7 +916,7 @@ async def test_what_cannot_fit_is_not_begun(
 
 async def test_a_thread_with_a_loop_is_not_blocked(store: ImageStore) -> None:
     """Called where it would block an event loop, it says how to call it."""
-    with pytest.raises(RuntimeError, match="asyncio.to_thread"):
+    with pytest.raises(RuntimeError, match=r"asyncio\.to_thread"):
         store.pull("python:3.12")
     with pytest.raises(ValueError, match="no registry"):
         store.pull("host")
