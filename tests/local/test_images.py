@@ -28,12 +28,6 @@ MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platfo
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ImageStore:
-    """An empty store."""
-    return ImageStore(str(tmp_path / "home"))
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A small root file system."""
     root = tmp_path / "tree"
