@@ -25,6 +25,7 @@ _DOCUMENT = 120.0
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LARGEST_ANSWER = 1 << 20
+_PRINTABLE = re.compile(r"[\x21-\x7e]{1,16384}\Z")
 _CERTIFICATES = (Path("/etc/docker/certs.d"), Path("~/.config/docker/certs.d"))
 
 
@@ -94,7 +95,7 @@ class Transport:
             port_is_fine = parts.port != 0
         except ValueError:
             return False
-        if not parts.hostname or not port_is_fine or "@" in parts.netloc:
+        if not parts.hostname or not port_is_fine or "@" in parts.netloc or not _PRINTABLE.match(url):
             return False
         plain = (self._base or "").startswith("http:") and is_loopback(parts.netloc)
         return parts.scheme == "https" or (parts.scheme == "http" and plain)
@@ -131,14 +132,21 @@ class Transport:
     async def _follow(
         self, method: str, url: str, headers: dict[str, str], data: bytes | None
     ) -> aiohttp.ClientResponse:
+        from yarl import URL  # noqa: PLC0415 - a part of aiohttp's interface
+
         origin = urlsplit(url)[:2]
         for _ in range(_MOST_REDIRECTS + 1):
             response = await self._session.request(
-                method, url, headers=headers, data=data, allow_redirects=False, proxy=_proxy(url)
+                method,
+                URL(url, encoded=True),  # signed URLs are good as they are only
+                headers=headers,
+                data=data,
+                allow_redirects=False,
+                proxy=_proxy(url),
             )
             if response.status not in _REDIRECTS:
                 return response
-            target = urljoin(url, response.headers.get("Location", ""))
+            target = _joined(url, response.headers.get("Location", ""))
             response.close()
             if not self.is_allowed(target):
                 raise self._wrong(url, f"redirects to {target[:200]!r}, which is not an https URL")
@@ -265,6 +273,13 @@ def complaint(data: bytes) -> tuple[str | None, str]:
 
 def _line(text: str) -> str:
     return re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text[:1000])).strip()[:300]
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return location
 
 
 def _proxy(url: str) -> str | None:

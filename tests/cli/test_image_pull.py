@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -99,3 +100,32 @@ async def test_prune_removes_what_interrupted_pulls_left(registry: FakeRegistry,
     _, out, _ = await run("prune")
     assert out == "1 unused image directory or download\n"
     assert list(folder.glob("*.partial")) == []
+
+
+async def test_ctrl_c(registry: FakeRegistry) -> None:
+    """An interrupted pull ends at once with 130 and without a traceback."""
+    image = Image(LAYERS[:1])
+    name = registry.put(image)
+    asked, done = asyncio.Event(), asyncio.Event()
+
+    async def stall(request: web.Request) -> web.Response | None:
+        if digest_of(image.layers[0]) in request.path:
+            asked.set()
+            await done.wait()
+        return None
+
+    registry.faults.append(stall)
+    process = start("image", "pull", name)
+    with process:
+        await asked.wait()
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.to_thread(process.communicate)
+        done.set()
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start the program."""
+    command = [sys.executable, "-m", "aviato.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)

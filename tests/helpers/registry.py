@@ -83,6 +83,7 @@ class FakeRegistry:
 
     Attributes:
         requests: What was asked, as `METHOD path`, with the headers.
+        raw: The paths exactly as they were sent.
         faults: Asked in order before each answer; the first that returns one decides.
     """
 
@@ -90,6 +91,7 @@ class FakeRegistry:
         self.documents: dict[str, tuple[bytes, str]] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.raw: list[str] = []
         self.faults: list[Answer] = []
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
@@ -129,6 +131,7 @@ class FakeRegistry:
         return [headers for request, headers in self.requests if part in request]
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.raw.append(request.raw_path)
         self.requests.append((f"{request.method} {request.path_qs}", dict(request.headers)))
         for fault in self.faults:
             answer = await fault(request)

@@ -44,12 +44,14 @@ async def test_redirects_do_not_carry_the_login(store: ImageStore, registry: Fak
         elsewhere.put(image)
 
         async def away(request: web.Request) -> web.Response:
-            return web.Response(status=307, headers={"Location": f"http://{elsewhere.host}{request.path}"})
+            place = f"http://{elsewhere.host}{request.path}?signature=a%2Fb%2Bc%3d"
+            return web.Response(status=307, headers={"Location": place})
 
         registry.faults.append(once(99, away))
         await pulled(store, name)
         assert len(elsewhere.requests) == 3
         assert not any("Authorization" in headers for _, headers in elsewhere.requests)
+        assert all(target.endswith("?signature=a%2Fb%2Bc%3d") for target in elsewhere.raw)
     assert all("Authorization" in headers for headers in registry.asked("/blobs/"))
 
 
@@ -95,7 +97,7 @@ async def test_tokens_for_anybody(store: ImageStore, registry: FakeRegistry) -> 
     registry.faults.append(tokens(registry, lambda request, form: request.query["service"] == "the, service"))
     await pulled(store, name)
     (asked,) = [request for request, _ in registry.requests if "/token" in request]
-    assert asked == "GET /token?scope=repository:app:pull&service=the,+service"
+    assert asked == "GET /token?scope=repository%3Aapp%3Apull&service=the%2C+service"
 
 
 async def test_tokens_for_a_login(store: ImageStore, registry: FakeRegistry, docker_config: Path) -> None:

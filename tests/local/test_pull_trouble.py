@@ -191,6 +191,9 @@ async def test_a_registry_that_names_another_digest(store: ImageStore, registry:
         ("file:///etc/passwd", "not an https URL"),
         ("https://user:secret@example.invalid/x", "not an https URL"),
         ("", "more than 5 times"),
+        ("/v2/a b", "not an https URL"),
+        ("/v2/\u00e9", "not an https URL"),
+        ("//[::1", "not an https URL"),
     ],
 )
 async def test_redirects_that_lead_nowhere(store: ImageStore, registry: FakeRegistry, target: str, said: str) -> None:
