@@ -34,6 +34,7 @@ from tests.helpers.registry import (
     Image,
     descriptor,
     digest_of,
+    index_of,
 )
 from tests.local.archives import Arena, entry
 from tests.local.hostile_archives import REFUSED, SAFE
@@ -167,6 +168,18 @@ async def test_an_index_of_itself(store: ImageStore, registry: FakeRegistry) -> 
         name = registry.put_document(document, OCI_INDEX)
     with pytest.raises(EngineProtocolError, match="indexes only"):
         await pulled(store, name)
+
+
+async def test_a_variant_of_another_digest(store: ImageStore, registry: FakeRegistry) -> None:
+    """What an index promises is what must come, in bytes and in length."""
+    image, other = Image(LAYERS), Image(LAYERS[:1])
+    registry.put(other)
+    name = registry.put_document(index_of([(image, HERE)]), OCI_INDEX)
+    for wrong in (other.manifest, image.manifest + b" "):
+        registry.documents[f"/v2/app/manifests/{digest_of(image.manifest)}"] = (wrong, OCI_MANIFEST)
+        with pytest.raises(ImageDigestError) as caught:
+            await pulled(store, name)
+        assert caught.value.expected == digest_of(image.manifest)
 
 
 async def test_a_registry_that_names_another_digest(store: ImageStore, registry: FakeRegistry) -> None:
