@@ -38,7 +38,7 @@ from tests.helpers.registry import (
 )
 from tests.local.archives import Arena, entry
 from tests.local.hostile_archives import REFUSED, SAFE
-from tests.local.pulling import answered_with, images_left, kept, once, pulled
+from tests.local.pulling import HERE, answered_with, images_left, kept, once, pulled
 from tests.local.test_hostile_archives import ELSEWHERE, bound, listed
 from tests.local.test_images import LAYERS
 
