@@ -12,7 +12,8 @@ from aviato.cli import _options, _pulling, _tables
 from aviato.cli._exits import describe
 
 if TYPE_CHECKING:
-    from aviato.engines.local.images import ImageInfo, ImageStore
+    from aviato.engines.local.imageinfo import ImageInfo
+    from aviato.engines.local.images import ImageStore
 
 
 def _store() -> ImageStore:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -169,11 +169,12 @@ class RegistryClient:
                 response = await self._get(f"blobs/{descriptor.digest}", {})
             if response.status not in {200, 206}:
                 await self._refuse(response, f"its blob {descriptor.digest}", is_blob=True)
-            yield Part(begin, response.content_length, self._chunks(response))
+            async with contextlib.aclosing(self._chunks(response)) as chunks:
+                yield Part(begin, response.content_length, chunks)
         finally:
             response.close()
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         import aiohttp  # noqa: PLC0415 - it is loaded by now
 
         try:

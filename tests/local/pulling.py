@@ -12,7 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from aviato.engines.local.images import ImageInfo, ImageStore
+from aviato.engines.local.imageinfo import ImageInfo
+from aviato.engines.local.images import ImageStore
 from aviato.registry.platforms import here
 from aviato.registry.retries import Retries
 from tests.helpers.registry import (

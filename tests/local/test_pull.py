@@ -272,3 +272,12 @@ async def test_a_thread_with_a_loop_is_not_blocked(store: ImageStore) -> None:
         store.pull("python:3.12")
     with pytest.raises(ValueError, match="no registry"):
         store.pull("host")
+
+
+async def test_a_damaged_image_loses_no_layers(store: ImageStore, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Other images can be removed all the same, and what the damaged one may have had stays."""
+    info = await pulled(store, registry.put(Image(LAYERS), "damaged"))
+    store.tag("host", "other")
+    (tmp_path / "home/images" / info.digest.replace(":", "-") / "image.json").write_text("{")
+    store.remove("other")
+    assert len(kept(tmp_path)) == 2

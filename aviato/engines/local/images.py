@@ -23,8 +23,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -32,97 +32,25 @@ from aviato.engines.local import ids, records
 from aviato.engines.local.archive import Limits, Unpacker
 from aviato.engines.local.blobs import BlobStore
 from aviato.engines.local.imageformats import unpack
+from aviato.engines.local.imageinfo import ImageInfo, ResolvedImage, unknown
 from aviato.engines.local.imagelayers import Contents
 from aviato.engines.local.imagenames import warn_of_other_python
 from aviato.engines.local.storefiles import (
     ALONE_NOW,
     SHARED,
     explained,
-    is_current,
     is_young,
     lock,
     locked,
     read_record,
 )
 from aviato.engines.local.tarstream import ArchiveError
-from aviato.exceptions import ImageNotFoundError
+from aviato.exceptions import EngineError, ImageNotFoundError
 from aviato.registry.names import HOST, normalize
 from aviato.registry.progress import PullProgress
 
 if TYPE_CHECKING:
     from aviato.registry.retries import Retries
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """One name in the store.
-
-    Attributes:
-        name: Name and tag.
-        kind: `"host"` for this machine's own root, else `"image"`.
-        digest: SHA-256 of an image's configuration, or of the files where there is none; empty for the host.
-        size_bytes: Bytes of all files; 0 for the host.
-        entries: How many files, directories and links were unpacked.
-        skipped: What was left out by an import, such as devices, and how many of each.
-        source: `"directory"`, `"rootfs"`, `"image"`, or empty for the host.
-        created: Seconds since the epoch.
-        command: What the image itself would start; sandboxes do not.
-    """
-
-    name: str
-    kind: str
-    digest: str = ""
-    size_bytes: int = 0
-    entries: int = 0
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    source: str = ""
-    created: float = 0.0
-    command: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ResolvedImage:
-    """What a name means at this moment.
-
-    Attributes:
-        name: The name in its one spelling.
-        kind: `"host"` for this machine's own root file system, or `"image"`.
-        root: Directory of an image's files, never written to; None for the host.
-        environment: Variables that the image sets.
-        working_dir: Where commands start, or None when the image does not say.
-        digest: As in `ImageInfo`.
-    """
-
-    name: str
-    kind: str
-    root: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    working_dir: str | None = None
-    digest: str = ""
-
-    def hold(self) -> int | None:
-        """Keep the image's root from being removed, for as long as the returned descriptor, or a copy, is open.
-
-        Returns:
-            A descriptor to be closed by the caller, or None for the host.
-
-        Raises:
-            ImageNotFoundError: It has been removed meanwhile.
-            EngineError: The store cannot be read.
-        """
-        if self.root is None:
-            return None
-        path = os.path.join(os.path.dirname(self.root), "lock")
-        with explained(path):
-            try:
-                descriptor = lock(path, SHARED)
-            except FileNotFoundError:
-                raise _unknown(self.name) from None
-            assert descriptor is not None  # noqa: S101 - it waited
-            if not is_current(descriptor, path):
-                os.close(descriptor)
-                raise _unknown(self.name)
-            return descriptor
 
 
 class ImageStore:
@@ -283,7 +211,7 @@ class ImageStore:
             try:
                 os.unlink(self._name_path(name))
             except FileNotFoundError:
-                raise _unknown(name) from None
+                raise unknown(name) from None
             self.collect(downloads=True)
 
     def resolve(self, name: str) -> ResolvedImage:
@@ -325,18 +253,21 @@ class ImageStore:
                     if entry not in wanted and entry not in ("lock", "names", "blobs")
                     if (path := self._take_away(entry)) is not None
                 ]
-                layers = self._blobs.collect(self._layers_of(wanted)) if downloads else 0
+                layers = self._collect_layers(wanted) if downloads else 0
             for path in rubbish:
                 shutil.rmtree(path, ignore_errors=True)
         return len(rubbish) + layers
 
-    def _layers_of(self, targets: set[str]) -> set[str]:
-        """Return the layers of these images, as their registries had them."""
-        found = set()
+    def _collect_layers(self, targets: set[str]) -> int:
+        wanted: set[str] = set()
         for target in targets - {HOST}:
-            with contextlib.suppress(ImageNotFoundError):
-                found.update(self._image(target, target).get("blobs", ()))
-        return found
+            try:
+                wanted.update(self._image(target, target).get("blobs", ()))
+            except ImageNotFoundError:
+                continue
+            except EngineError:
+                return 0  # a damaged image cannot say which layers it has; they are not lost for that
+        return self._blobs.collect(wanted)
 
     def _take_away(self, entry: str) -> str | None:
         path = os.path.join(self._root, entry)
@@ -454,7 +385,7 @@ class ImageStore:
         try:
             target: str = read_record(self._name_path(name), "name", "target")["target"]
         except FileNotFoundError:
-            raise _unknown(name) from None
+            raise unknown(name) from None
         return target
 
     def _image(self, target: str, name: str) -> dict[str, Any]:
@@ -468,7 +399,7 @@ class ImageStore:
                 "created",
             )
         except FileNotFoundError:
-            raise _unknown(name) from None
+            raise unknown(name) from None
 
     def _info(self, name: str) -> ImageInfo:
         target = self._target(name)
@@ -496,13 +427,6 @@ def _record(contents: Contents, unpacker: Unpacker) -> dict[str, Any]:
         "skipped": unpacker.skipped,
         **asdict(contents),
     }
-
-
-def _unknown(name: str) -> ImageNotFoundError:
-    remedy = f"aviato image pull {name}   (or from an archive: aviato image import {name} TAR)"
-    if name.startswith("python:"):
-        remedy = f"aviato image tag host {name}   (or from its registry: aviato image pull {name})"
-    return ImageNotFoundError(f"image {name!r} is not in the local store", image=name, hint=remedy)
 
 
 def _refuse_loop() -> None:
