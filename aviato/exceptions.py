@@ -11,7 +11,8 @@
     │   ├── EngineConnectionError (ConnectionError)
     │   ├── EngineResponseError
     │   └── EngineProtocolError
-    │       └── AgentProtocolError
+    │       ├── AgentProtocolError
+    │       └── ImageDigestError
     ├── SandboxError
     │   ├── SandboxNotRunningError
     │   ├── SandboxFailedError
@@ -23,6 +24,7 @@
     │   ├── OutputLostError
     │   ├── SandboxFileError
     │   ├── ImageNotFoundError
+    │   ├── ImagePlatformError
     │   └── SandboxResourceExhaustedError
     ├── FunctionError
     │   ├── AsyncFunctionError
@@ -57,7 +59,9 @@ __all__ = [
     "ForkError",
     "FunctionError",
     "FunctionSerializationError",
+    "ImageDigestError",
     "ImageNotFoundError",
+    "ImagePlatformError",
     "IsolationUnavailableError",
     "Outcome",
     "OutputLostError",
@@ -130,7 +134,7 @@ def _rebuild(cls: type[AviatoError], message: str, state: dict[str, Any]) -> Avi
 
 
 class AviatoAuthenticationError(AviatoError):
-    """The API key is missing, wrong or not allowed to do this."""
+    """The API key, or the login at a registry of images, is missing, wrong or not allowed to do this."""
 
 
 class ConfigurationError(AviatoError, ValueError):
@@ -173,13 +177,13 @@ class EngineError(AviatoError):
 
 
 class EngineConnectionError(EngineError, ConnectionError):
-    """The engine, or the agent in a sandbox, could not be reached."""
+    """The engine, the agent in a sandbox, or a registry of images could not be reached."""
 
     outcome = Outcome.UNKNOWN
 
 
 class EngineResponseError(EngineError):
-    """The engine answered with an error of its own.
+    """The engine, or a registry of images, answered with an error of its own.
 
     Attributes:
         status: HTTP status, or None.
@@ -203,13 +207,29 @@ class EngineResponseError(EngineError):
 
 
 class EngineProtocolError(EngineError):
-    """The engine sent something that its protocol does not allow."""
+    """The engine, or a registry of images, sent something that its protocol does not allow."""
 
     outcome = Outcome.UNKNOWN
 
 
 class AgentProtocolError(EngineProtocolError):
     """The agent in a sandbox broke the protocol; the sandbox must be considered hostile."""
+
+
+class ImageDigestError(EngineProtocolError):
+    """What a registry sent of an image is not what the image's digest promises; nothing of it was kept.
+
+    Attributes:
+        expected: The digest that it should have.
+        actual: The digest that it has, or empty when its length was already wrong.
+    """
+
+    outcome = Outcome.NOT_APPLIED
+
+    def __init__(self, message: str = "", *, expected: str = "", actual: str = "", **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.expected = expected
+        self.actual = actual
 
 
 class SandboxError(AviatoError):
@@ -332,6 +352,30 @@ class ImageNotFoundError(SandboxError):
     def __init__(self, message: str = "", *, image: str = "", **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.image = image
+
+
+class ImagePlatformError(SandboxError):
+    """The image exists, and none of its variants runs on this machine.
+
+    Attributes:
+        image: The name that was asked for.
+        wanted: What this machine runs, such as `linux/amd64`.
+        offered: What the image is built for, sorted.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        image: str = "",
+        wanted: str = "",
+        offered: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(message, **kwargs)
+        self.image = image
+        self.wanted = wanted
+        self.offered = offered
 
 
 class SandboxResourceExhaustedError(SandboxError):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from aviato.cli import _options, _tables
+from aviato.cli import _options, _pulling, _tables
 from aviato.cli._exits import describe
 
 if TYPE_CHECKING:
-    from aviato.engines.local.images import ImageInfo, ImageStore
+    from aviato.engines.local.imageinfo import ImageInfo
+    from aviato.engines.local.images import ImageStore
 
 
 def _store() -> ImageStore:
@@ -36,10 +37,39 @@ def import_command(name: str, source: str) -> int:
     It comes from a directory, a tar of one, `docker save` or an OCI layout; gzip, bzip2 and xz are understood.
     """
     info = _store().import_(name, source)
-    click.echo(f"{info.name} {info.digest} {_tables.size(info.size_bytes)}")
+    _say(info)
+    return 0
+
+
+def _say(info: ImageInfo) -> None:
+    click.echo(" ".join(part for part in (info.name, info.digest or "this machine", _size(info)) if part))
     left_out = ", ".join(f"{count} x {what}" for what, count in sorted(info.skipped.items()))
     if left_out:
         click.echo(f"left out: {left_out}", err=True)
+
+
+def _size(info: ImageInfo) -> str:
+    return "" if info.kind == "host" else _tables.size(info.size_bytes)
+
+
+@command.command("pull")
+@click.argument("name")
+@click.option(
+    "--policy",
+    type=click.Choice(["always", "missing", "never"]),
+    default="always",
+    show_default=True,
+    help="Ask the registry always, only if the name is not in the store, or never.",
+)
+def pull_command(name: str, policy: Literal["always", "missing", "never"]) -> int:
+    """Bring an image from its registry.
+
+    Names are those of docker: python:3.12 is on Docker Hub, localhost:5000/app on this machine. A login that `docker
+    login` has stored is used. What is interrupted goes on where it stopped.
+    """
+    with _pulling.shown() as show:
+        info = _store().pull(name, policy=policy, progress=show)
+    _say(info)
     return 0
 
 

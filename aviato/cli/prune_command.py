@@ -13,8 +13,8 @@ from aviato.cli import _loop, _options
 def command(dry_run: bool, engine: str | None) -> int:
     """Remove what ended sandboxes and crashed programs left.
 
-    Running sandboxes are not touched. On the local engine the files of images that have no name and no user any more
-    are removed too.
+    Running sandboxes are not touched. On the local engine the files of images that have no name and no user any more,
+    and what interrupted pulls have downloaded, are removed too.
     """
 
     async def body() -> int:

@@ -105,7 +105,7 @@ def test_failures_are_an_error_a_hint_and_exit_code_125(home: dict[str, str]) ->
     assert code == 125
     assert err.splitlines() == [
         "error: image 'nosuch:latest' is not in the local store",
-        "hint: aviato image import nosuch:latest TAR",
+        "hint: aviato image pull nosuch:latest (or from an archive: aviato image import nosuch:latest TAR)",
     ]
     assert invoke("rm", "sbx-0123456789abcdef", **home)[0] == 125
     assert invoke("run", "--engine", "nosuch", "true", **home)[0] == 125

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aviato import aio
+from aviato.engines.local.images import ImageStore
 from tests.helpers.local import require_local
+from tests.helpers.registry import FakeRegistry
 
 Session = Callable[..., aio.Session]
 
@@ -29,3 +32,28 @@ def local() -> Session:
         return aio.Session(defaults, engine="local")
 
     return session
+
+
+@pytest.fixture
+def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the user's logins and proxies out of the tests."""
+    folder = tmp_path / "docker"
+    folder.mkdir()
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return folder / "config.json"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    """An empty store."""
+    return ImageStore(str(tmp_path / "home"))
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[FakeRegistry]:
+    """A registry that behaves until it is told not to."""
+    async with FakeRegistry() as made:
+        yield made

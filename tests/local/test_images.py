@@ -17,20 +17,14 @@ from typing import Any
 
 import pytest
 
-from aviato.engines.local import images
+from aviato.engines.local import images, tarstream
 from aviato.engines.local.archive import Limits
-from aviato.engines.local.imagenames import normalize
 from aviato.engines.local.images import ImageStore
 from aviato.engines.local.tarstream import ArchiveError
-from aviato.exceptions import EngineError, ImageNotFoundError, SandboxResourceExhaustedError
+from aviato.exceptions import CapabilityError, EngineError, ImageNotFoundError, SandboxResourceExhaustedError
+from aviato.registry.names import normalize
 
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ImageStore:
-    """An empty store."""
-    return ImageStore(str(tmp_path / "home"))
 
 
 @pytest.fixture
@@ -143,14 +137,29 @@ def test_tars_of_a_root_are_read(store: ImageStore, tree: Path, tmp_path: Path, 
     assert (Path(store.resolve("app").root or "") / "usr/bin/tool").read_text() == "#!/bin/sh\n"
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python reads zstd")
-def test_zstd_is_refused_with_the_way_out(store: ImageStore, tmp_path: Path) -> None:
-    """A compression that this Python cannot read is named, with the command that undoes it."""
+def test_zstd_is_refused_with_the_way_out(store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compression that this Python cannot read is named, with the command that helps."""
+    monkeypatch.setattr(tarstream, "zstd_module", lambda: None)
     archive = tmp_path / "root.tar.zst"
     archive.write_bytes(b"\x28\xb5\x2f\xfd" + b"\0" * 100)
     with pytest.raises(ArchiveError, match="zstd") as caught:
         store.import_("app", str(archive))
-    assert caught.value.hint == "Decompress it first: zstd -d FILE"
+    assert isinstance(caught.value, CapabilityError)
+    assert "aviato[zstd]" in (caught.value.hint or "")
+
+
+def test_zstd_is_read_where_there_is_a_module(store: ImageStore, tmp_path: Path) -> None:
+    """Python's own module, or its backport, reads archives; damaged ones are refused as others are."""
+    zstd = tarstream.zstd_module()
+    if zstd is None:
+        pytest.skip("neither compression.zstd nor backports.zstd is installed")
+    archive = tmp_path / "root.tar.zst"
+    archive.write_bytes(zstd.compress(LAYERS[0]))
+    store.import_("app", str(archive))
+    assert (Path(store.resolve("app").root or "") / "etc/a").read_bytes() == b"one"
+    archive.write_bytes(b"\x28\xb5\x2f\xfd" + b"\0" * 100)
+    with pytest.raises(ArchiveError, match="cannot be read"):
+        store.import_("app", str(archive))
 
 
 @pytest.mark.parametrize("wrap", ["plain", "gzip"])
@@ -257,6 +266,7 @@ def test_the_store_does_not_import_itself(store: ImageStore, tmp_path: Path) -> 
         ("pytorch/pytorch:latest", "pytorch/pytorch:latest"),
         ("ghcr.io/a/b:v1", "ghcr.io/a/b:v1"),
         ("localhost:5000/a", "localhost:5000/a:latest"),
+        ("docker.io/python:3.11@sha256:" + "0" * 64, "python@sha256:" + "0" * 64),
         ("host", "host"),
     ],
 )
@@ -280,7 +290,8 @@ def test_names_have_one_spelling(name: str, meaning: str) -> None:
         "/etc",
         "a\n",
         "host:1",
-        "x@sha256:" + "0" * 64,
+        "x@sha256:" + "0" * 63,
+        "x@sha512:" + "0" * 128,
         "a" * 300,
     ],
 )
@@ -295,7 +306,7 @@ def test_unknown_names_say_what_helps(store: ImageStore) -> None:
     with pytest.raises(ImageNotFoundError, match="'app:1'") as caught:
         store.resolve("app:1")
     assert caught.value.image == "app:1"
-    assert caught.value.hint == "aviato image import app:1 TAR"
+    assert caught.value.hint == "aviato image pull app:1   (or from an archive: aviato image import app:1 TAR)"
     with pytest.raises(ImageNotFoundError) as caught:
         store.resolve("python:3.11")
     assert "aviato image tag host python:3.11" in (caught.value.hint or "")

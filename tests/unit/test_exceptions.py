@@ -26,6 +26,8 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "SandboxExecutionError": {"exec_result": RESULT, "exception_type": "KeyError", "exception_message": "'x'"},
     "OutputLostError": {"stream": "stderr", "received": 1, "sent": 2},
     "SandboxFileError": {"filepath": "/x", "errno": 2},
+    "ImageDigestError": {"expected": "sha256:a", "actual": "sha256:b"},
+    "ImagePlatformError": {"image": "a:1", "wanted": "linux/amd64", "offered": ("linux/arm64",)},
     "ImageNotFoundError": {"image": "a:1", "sandbox_id": "sbx-x"},
 }
 

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aviato.engines.local.tarstream import ArchiveError, Kind, Member
+from aviato.engines.local.tarstream import ArchiveError, Kind, Member, TooBigError
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
@@ -87,7 +87,7 @@ class Unpacker:
         self.entries += 1
         self._check_entries()
         if self.bytes + member.size > self._limits.total_bytes:
-            raise ArchiveError(
+            raise TooBigError(
                 f"{_shown(member.path)}: {member.size} bytes do not fit, {self._limits.total_bytes} are free",
                 hint="Free some disk space, or set AVIATO_HOME to a bigger file system.",
             )

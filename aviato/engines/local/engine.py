@@ -332,9 +332,10 @@ class LocalEngine(Engine):
     async def prune(self, *, dry_run: bool = False) -> tuple[str, ...]:
         """Remove what is left, unused images included; see `Engine.prune`."""
         removed = await asyncio.to_thread(reaper.prune, self._home, dry_run=dry_run)
-        images = 0 if dry_run else await asyncio.to_thread(ImageStore(self._home).collect)
+        images = 0 if dry_run else await asyncio.to_thread(ImageStore(self._home).collect, downloads=True)
         if images:
-            removed.append(f"{images} unused image director{'y' if images == 1 else 'ies'}")
+            what = f"image director{'y' if images == 1 else 'ies'} or download{'' if images == 1 else 's'}"
+            removed.append(f"{images} unused {what}")
         return tuple(removed)
 
     async def close(self) -> None:

@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import json
 import os
-import platform
 import posixpath
 import re
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from aviato.engines.local.archive import Unpacker
+from aviato.engines.local.imagelayers import (
+    MAX_LAYERS,
+    Contents,
+    Layer,
+    mapping,
+    parse,
+    string,
+    strings,
+    unpack_layers,
+    unpack_tar,
+)
 from aviato.engines.local.tarstream import CHUNK, ArchiveError, Kind, Source, TarStream, decompressor
 from aviato.engines.local.tree import read_tree
+from aviato.registry.platforms import here
 
 _BUNDLE_MEMBER = re.compile(
     r"(blobs(/sha256(/[0-9a-f]{64})?)?|oci-layout|[\w.:-]+\.json|repositories|[0-9a-f]{64}(/(layer\.tar|json|VERSION))?)\Z"
 )
 _MAX_DOCUMENT = 8 << 20
-_MAX_LAYERS = 512
-_MAX_MEMBERS = 16 * _MAX_LAYERS
+_MAX_MEMBERS = 16 * MAX_LAYERS
 _MAX_NAME = 255
-_HALVES = re.compile("[\ud800-\udfff]")
-"""Halves of characters: JSON can name them, and nothing that starts a program could encode them."""
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-@dataclass
-class Contents:
-    """What an import found, beside the files.
-
-    Attributes:
-        kind: `"directory"`, `"rootfs"` or `"image"` (layers with a configuration).
-        digest: `sha256:` and hexadecimal digits: of the configuration of an image, else of the files.
-    """
-
-    kind: str
-    digest: str
-    environment: dict[str, str] = field(default_factory=dict)
-    working_dir: str | None = None
-    command: tuple[str, ...] = ()
 
 
 def unpack(source: str, unpacker: Unpacker, staging: str, limit: int) -> Contents:
@@ -76,7 +67,7 @@ def unpack(source: str, unpacker: Unpacker, staging: str, limit: int) -> Content
         bundle = _index(Source(opener(file) if opener else file, limit=limit, seekable=opener is None))
         file.seek(0)
         if bundle is None:
-            _unpack_tar(Source(opener(file) if opener else file, limit=limit, seekable=opener is None), unpacker)
+            unpack_tar(Source(opener(file) if opener else file, limit=limit, seekable=opener is None), unpacker)
             unpacker.finish()
             return Contents("rootfs", unpacker.digest)
         with contextlib.ExitStack() as stack:
@@ -89,12 +80,6 @@ def unpack(source: str, unpacker: Unpacker, staging: str, limit: int) -> Content
             contents = _Bundle(plain, bundle, limit).unpack(unpacker)
         unpacker.finish()
         return contents
-
-
-def _unpack_tar(source: Source, unpacker: Unpacker) -> None:
-    tar = TarStream(source)
-    for member in tar:
-        unpacker.add(member, tar.chunks())
 
 
 @dataclass(frozen=True)
@@ -139,7 +124,13 @@ class _Window:
 
 
 class _Readable(_Window):
-    """What the decompressors ask of a file beside `read`."""
+    """What the decompressors, and who opens a layer, ask of a file beside `read`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the file open: the next layer is in it as well."""
 
     def readable(self) -> bool:
         return True
@@ -161,72 +152,47 @@ class _Bundle:
         """Apply the layers in order, each checked against the configuration."""
         config_name, layers = self._manifest()
         raw = self._document(config_name)
-        config = _mapping(_parse(raw, config_name), config_name)
-        _check_machine(config)
-        diff_ids = _strings(_mapping(config.get("rootfs", {}), "rootfs").get("diff_ids", []), "diff_ids")
-        if len(diff_ids) != len(layers) or len(layers) > _MAX_LAYERS:
-            raise ArchiveError(f"the image names {len(layers)} layers and describes {len(diff_ids)}")
-        for name, diff_id in zip(layers, diff_ids, strict=True):
-            unpacker.begin_layer()
-            digest = hashlib.sha256()
-            window = _Readable(self._file, self._blob(name))
-            opener = decompressor(_Window(self._file, self._blob(name)).read(8))
-            source = Source(opener(window) if opener else window, limit=self._limit, digest=digest)
-            if self._blob(name).size:
-                _unpack_tar(source, unpacker)
-                source.drain()
-            if diff_id != f"sha256:{digest.hexdigest()}":
-                raise ArchiveError(
-                    f"layer {name} is damaged: its SHA-256 is not the one that the image's configuration has"
-                )
-        run = _mapping(config.get("config") or {}, "config")
-        variables = (item.partition("=") for item in _strings(run.get("Env") or [], "Env"))
-        return Contents(
-            "image",
-            f"sha256:{hashlib.sha256(raw).hexdigest()}",
-            {name: value for name, _, value in variables if name and "\0" not in name + value},
-            _working_dir(run.get("WorkingDir")),
-            (*_strings(run.get("Entrypoint") or [], "Entrypoint"), *_strings(run.get("Cmd") or [], "Cmd")),
-        )
+        stored = [Layer(name, functools.partial(_Readable, self._file, self._blob(name))) for name in layers]
+        return unpack_layers(raw, stored, unpacker, self._limit)
 
     def _manifest(self) -> tuple[str, list[str]]:
         if "manifest.json" in self._blobs:
-            images = _parse(self._document("manifest.json"), "manifest.json")
+            images = parse(self._document("manifest.json"), "manifest.json")
             if not isinstance(images, list) or not images:
                 raise ArchiveError("manifest.json names no image")
             if len(images) > 1:
                 raise ArchiveError(
                     f"the archive holds {len(images)} images", hint="Save one: docker save -o FILE IMAGE"
                 )
-            image = _mapping(images[0], "manifest.json")
-            return _string(image.get("Config"), "Config"), _strings(image.get("Layers") or [], "Layers")
-        document = _mapping(_parse(self._document("index.json"), "index.json"), "index.json")
+            image = mapping(images[0], "manifest.json")
+            return string(image.get("Config"), "Config"), strings(image.get("Layers") or [], "Layers")
+        document = mapping(parse(self._document("index.json"), "index.json"), "index.json")
         for _ in range(4):  # an index may point at an index, but not for ever
             if "layers" in document:
                 layers = document["layers"]
                 if not isinstance(layers, list):
                     break
-                config = _blob_name(_mapping(document.get("config"), "config"))
-                return config, [_blob_name(_mapping(layer, "layers")) for layer in layers]
+                config = _blob_name(mapping(document.get("config"), "config"))
+                return config, [_blob_name(mapping(layer, "layers")) for layer in layers]
             name = self._choose(document)
-            document = _mapping(_parse(self._document(name), name), name)
+            document = mapping(parse(self._document(name), name), name)
         raise ArchiveError("the index leads to no image")
 
     def _choose(self, index: dict[str, Any]) -> str:
         entries = index.get("manifests")
         if not isinstance(entries, list) or not entries:
             raise ArchiveError("the index names no image")
-        manifests = [_mapping(entry, "manifests") for entry in entries]
-        machine = _machine()
+        manifests = [mapping(entry, "manifests") for entry in entries]
+        machine = here()
         fitting = [
             entry
             for entry in manifests
             if not entry.get("platform")
-            or (_mapping(entry["platform"], "platform").get("architecture"), entry["platform"].get("os"))
-            == (machine, "linux")
+            or (mapping(entry["platform"], "platform").get("architecture"), entry["platform"].get("os"))
+            == (machine.architecture, machine.os)
         ]
         if len(fitting) != 1:
-            raise ArchiveError(f"the archive holds {len(fitting)} images for linux/{machine}; exactly one is needed")
+            raise ArchiveError(f"the archive holds {len(fitting)} images for {machine}; exactly one is needed")
         return _blob_name(fitting[0])
 
     def _blob(self, name: str) -> _Blob:
@@ -251,56 +217,8 @@ class _Bundle:
         return data
 
 
-def _machine() -> str:
-    machine = platform.machine()
-    return _MACHINES.get(machine, machine)
-
-
-def _check_machine(config: dict[str, Any]) -> None:
-    built_for = config.get("architecture", _machine())
-    if built_for != _machine() or config.get("os", "linux") != "linux":
-        raise ArchiveError(
-            f"the image is for {config.get('os', 'linux')}/{built_for}, this machine is linux/{_machine()}",
-            hint=f"Get the variant for this machine: docker pull --platform linux/{_machine()} IMAGE",
-        )
-
-
-def _working_dir(value: object) -> str | None:
-    if not value:
-        return None
-    path = _string(value, "WorkingDir")
-    if not path.startswith("/") or "\0" in path:
-        raise ArchiveError(f"WorkingDir must be absolute, got {path!r}")
-    return path
-
-
-def _parse(data: bytes, name: str) -> object:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"{name} is not valid JSON: {error}") from error
-
-
-def _mapping(value: object, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ArchiveError(f"the image is malformed: {name} is not an object")
-    return value
-
-
-def _string(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value or _HALVES.search(value):
-        raise ArchiveError(f"the image is malformed: {name} is not a string")
-    return value
-
-
-def _strings(value: object, name: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and not _HALVES.search(item) for item in value):
-        raise ArchiveError(f"the image is malformed: {name} is not a list of strings")
-    return value
-
-
 def _blob_name(descriptor: dict[str, Any]) -> str:
-    digest = _string(descriptor.get("digest"), "digest")
+    digest = string(descriptor.get("digest"), "digest")
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise ArchiveError(f"the image is malformed: {digest[:80]!r} is not a SHA-256 digest")
     return f"blobs/sha256/{digest.removeprefix('sha256:')}"

@@ -6,6 +6,7 @@
       lock              held while names or contents change, for moments only
       names/NAME.json   one name: {"name", "target"}; the target is "host" or a directory below
       DIGEST/           one root: image.json, root/, lock (held shared by every sandbox that uses it)
+      blobs/            layers from registries, whole or in part, shared by the images that have them
       incoming-*/       an import under way, its lock held; removed by the next call when it is not
 
 A root is never written to after its import, and is shared by all sandboxes made from it. One without a name goes
@@ -14,105 +15,42 @@ away as soon as no sandbox uses it.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from aviato.engines.local import ids, records
 from aviato.engines.local.archive import Limits, Unpacker
-from aviato.engines.local.imageformats import Contents, unpack
-from aviato.engines.local.imagenames import HOST, normalize, warn_of_other_python
+from aviato.engines.local.blobs import BlobStore
+from aviato.engines.local.imageformats import unpack
+from aviato.engines.local.imageinfo import ImageInfo, ResolvedImage, unknown
+from aviato.engines.local.imagelayers import Contents
+from aviato.engines.local.imagenames import warn_of_other_python
 from aviato.engines.local.storefiles import (
     ALONE_NOW,
     SHARED,
     explained,
-    is_current,
     is_young,
     lock,
     locked,
     read_record,
 )
 from aviato.engines.local.tarstream import ArchiveError
-from aviato.exceptions import ImageNotFoundError
+from aviato.exceptions import EngineError, ImageNotFoundError
+from aviato.registry.names import HOST, normalize
+from aviato.registry.progress import PullProgress
 
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """One name in the store.
-
-    Attributes:
-        name: Name and tag.
-        kind: `"host"` for this machine's own root, else `"image"`.
-        digest: SHA-256 of an image's configuration, or of the files where there is none; empty for the host.
-        size_bytes: Bytes of all files; 0 for the host.
-        entries: How many files, directories and links were unpacked.
-        skipped: What was left out by an import, such as devices, and how many of each.
-        source: `"directory"`, `"rootfs"`, `"image"`, or empty for the host.
-        created: Seconds since the epoch.
-        command: What the image itself would start; sandboxes do not.
-    """
-
-    name: str
-    kind: str
-    digest: str = ""
-    size_bytes: int = 0
-    entries: int = 0
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    source: str = ""
-    created: float = 0.0
-    command: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ResolvedImage:
-    """What a name means at this moment.
-
-    Attributes:
-        name: The name in its one spelling.
-        kind: `"host"` for this machine's own root file system, or `"image"`.
-        root: Directory of an image's files, never written to; None for the host.
-        environment: Variables that the image sets.
-        working_dir: Where commands start, or None when the image does not say.
-        digest: As in `ImageInfo`.
-    """
-
-    name: str
-    kind: str
-    root: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    working_dir: str | None = None
-    digest: str = ""
-
-    def hold(self) -> int | None:
-        """Keep the image's root from being removed, for as long as the returned descriptor, or a copy, is open.
-
-        Returns:
-            A descriptor to be closed by the caller, or None for the host.
-
-        Raises:
-            ImageNotFoundError: It has been removed meanwhile.
-            EngineError: The store cannot be read.
-        """
-        if self.root is None:
-            return None
-        path = os.path.join(os.path.dirname(self.root), "lock")
-        with explained(path):
-            try:
-                descriptor = lock(path, SHARED)
-            except FileNotFoundError:
-                raise _unknown(self.name) from None
-            assert descriptor is not None  # noqa: S101 - it waited
-            if not is_current(descriptor, path):
-                os.close(descriptor)
-                raise _unknown(self.name)
-            return descriptor
+if TYPE_CHECKING:
+    from aviato.registry.retries import Retries
 
 
 class ImageStore:
@@ -126,6 +64,7 @@ class ImageStore:
         self._root = os.path.join(home, "images")
         self._names = os.path.join(self._root, "names")
         self._lock = os.path.join(self._root, "lock")
+        self._blobs = BlobStore(os.path.join(self._root, "blobs"))
 
     def import_(self, name: str, source: str) -> ImageInfo:
         """Store a root file system under a name, which is taken away from what it meant before.
@@ -150,22 +89,75 @@ class ImageStore:
         if not os.path.exists(source):
             raise ArchiveError(f"{source}: there is no such file or directory")
         with explained(self._root), self._incoming(source) as staging:
-            root = os.path.join(staging, "root")
-            os.mkdir(root, 0o755)
-            descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fill(name, source, staging, lambda unpacker, limit: unpack(source, unpacker, staging, limit))
+        return self._info(name)
+
+    def pull(
+        self,
+        name: str,
+        *,
+        policy: Literal["always", "missing", "never"] = "always",
+        progress: Callable[[PullProgress], None] = lambda _progress: None,
+        retries: Retries | None = None,
+    ) -> ImageInfo:
+        """Bring an image from its registry, with the user's docker login where one is wanted, and store it.
+
+        Blocks; asynchronous programs write `await asyncio.to_thread(store.pull, name)`. Layers that the store has are
+        not downloaded again. When it fails, or is interrupted or killed, what has been downloaded stays, and the next
+        pull goes on from there; `remove` and `collect(downloads=True)` clean it up.
+
+        Args:
+            name: Such as `python:3.12`, `ghcr.io/owner/app:v1` or `localhost:5000/app@sha256:…`.
+            policy: `"always"` asks the registry what the name means now; `"missing"` does so only when the store does
+                not have the name, and `"never"` not at all.
+            progress: Is called, in this thread, for each step of each layer; an exception of it ends the pull.
+            retries: How often and after what pauses requests are repeated, if not as usual.
+
+        Raises:
+            ValueError: The name is not one for an image, or `host`; or `policy` is none of the three.
+            ImageNotFoundError: The registry does not have it; or the store does not, and `policy` is `"never"`.
+            ImagePlatformError: It has no variant for this machine.
+            ImageDigestError: What came is not what was promised.
+            AviatoAuthenticationError: The registry does not let the user read it.
+            CapabilityError: It is compressed in a way that this Python cannot read.
+            ConfigurationError: Docker's `config.json` cannot be read.
+            ArchiveError: A layer is damaged or hostile.
+            SandboxResourceExhaustedError: The disk is full.
+            EngineConnectionError: The registry cannot be reached, or broke off too often.
+            EngineResponseError: The registry failed, or allows no more requests for now.
+            EngineError: What the registry sent cannot be used, or the store cannot be written.
+            RuntimeError: This thread runs an event loop, which must not be blocked.
+        """
+        if policy not in {"always", "missing", "never"}:
+            raise ValueError(f"policy must be 'always', 'missing' or 'never', got {policy!r}")
+        name = normalize(name)
+        if name == HOST:
+            raise ValueError("image 'host' is this machine's own root file system and is in no registry")
+        if policy != "always":
             try:
-                limits = Limits.of(descriptor)
-                unpacker = Unpacker(descriptor, limits, owners=ids.can_shift())
-                try:
-                    contents = unpack(source, unpacker, staging, limits.total_bytes)
-                finally:
-                    unpacker.close()
-            finally:
-                os.close(descriptor)
-            if not unpacker.entries:
-                raise ArchiveError(f"{source}: there is nothing in it")
-            records.write(os.path.join(staging, "image.json"), _record(contents, unpacker), durable=True)
-            self._publish(name, staging, contents.digest)
+                return self._info(name)
+            except ImageNotFoundError:
+                if policy == "never":
+                    raise
+        _refuse_loop()
+        from aviato.engines.local import pull  # noqa: PLC0415 - it is much, and most sandboxes are made without it
+
+        with explained(self._root):
+            self._prepare()
+            with self._blobs.held():
+                adopt = functools.partial(self._adopt, name)
+                image = asyncio.run(pull.bring(name, self._blobs, adopt, progress, retries))
+                if image is not None:
+                    with self._incoming("") as staging:
+                        self._fill(
+                            name,
+                            name,
+                            staging,
+                            lambda unpacker, limit: pull.unpack(image, self._blobs, unpacker, limit, progress),
+                            blobs=sorted({layer.digest for layer in image.layers}),
+                            found_digest=image.found_digest,
+                        )
+            self.collect()
         return self._info(name)
 
     def tag(self, src: str, dst: str) -> ImageInfo:
@@ -219,8 +211,8 @@ class ImageStore:
             try:
                 os.unlink(self._name_path(name))
             except FileNotFoundError:
-                raise _unknown(name) from None
-            self.collect()
+                raise unknown(name) from None
+            self.collect(downloads=True)
 
     def resolve(self, name: str) -> ResolvedImage:
         """Look a name up.
@@ -240,8 +232,12 @@ class ImageStore:
             root = os.path.join(self._root, target, "root")
             return ResolvedImage(name, "image", root, record["environment"], record["working_dir"], record["digest"])
 
-    def collect(self) -> int:
+    def collect(self, *, downloads: bool = False) -> int:
         """Remove what no name and no sandbox needs, and what interrupted imports left; return how many.
+
+        Args:
+            downloads: Also remove layers that no image has, and those that an interrupted pull could go on with;
+                nothing of them while somebody pulls.
 
         Raises:
             EngineError: The store cannot be written.
@@ -254,12 +250,24 @@ class ImageStore:
                 rubbish = [
                     path
                     for entry in os.listdir(self._root)
-                    if entry not in wanted and entry not in ("lock", "names")
+                    if entry not in wanted and entry not in ("lock", "names", "blobs")
                     if (path := self._take_away(entry)) is not None
                 ]
+                layers = self._collect_layers(wanted) if downloads else 0
             for path in rubbish:
                 shutil.rmtree(path, ignore_errors=True)
-        return len(rubbish)
+        return len(rubbish) + layers
+
+    def _collect_layers(self, targets: set[str]) -> int:
+        wanted: set[str] = set()
+        for target in targets - {HOST}:
+            try:
+                wanted.update(self._image(target, target).get("blobs", ()))
+            except ImageNotFoundError:
+                continue
+            except EngineError:
+                return 0  # a damaged image cannot say which layers it has; they are not lost for that
+        return self._blobs.collect(wanted)
 
     def _take_away(self, entry: str) -> str | None:
         path = os.path.join(self._root, entry)
@@ -292,7 +300,11 @@ class ImageStore:
     def _incoming(self, source: str) -> Iterator[str]:
         self._prepare()
         inside = os.path.realpath(self._root)
-        if os.path.isdir(source) and os.path.commonpath([inside, os.path.realpath(source)]) == os.path.realpath(source):
+        if (
+            source
+            and os.path.isdir(source)
+            and os.path.commonpath([inside, os.path.realpath(source)]) == os.path.realpath(source)
+        ):
             raise ArchiveError(f"{source}: the image store itself lies in it, at {inside}")
         self.collect()
         staging = tempfile.mkdtemp(prefix="incoming-", dir=self._root)
@@ -304,6 +316,41 @@ class ImageStore:
             if held is not None:
                 os.close(held)
             shutil.rmtree(staging, ignore_errors=True)
+
+    def _fill(
+        self,
+        name: str,
+        source: str,
+        staging: str,
+        fill: Callable[[Unpacker, int], Contents],
+        **more: Any,
+    ) -> None:
+        """Unpack into a staging directory, and publish it with its record."""
+        root = os.path.join(staging, "root")
+        os.mkdir(root, 0o755)
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            limits = Limits.of(descriptor)
+            unpacker = Unpacker(descriptor, limits, owners=ids.can_shift())
+            try:
+                contents = fill(unpacker, limits.total_bytes)
+            finally:
+                unpacker.close()
+        finally:
+            os.close(descriptor)
+        if not unpacker.entries:
+            raise ArchiveError(f"{source}: there is nothing in it")
+        records.write(os.path.join(staging, "image.json"), _record(contents, unpacker) | more, durable=True)
+        self._publish(name, staging, contents.digest)
+
+    def _adopt(self, name: str, digest: str) -> bool:
+        """Let a name mean an image that is here, if it is."""
+        target = digest.replace(":", "-")
+        with locked(self._lock):
+            if not os.path.exists(os.path.join(self._root, target, "image.json")):
+                return False
+            self._point(name, target)
+        return True
 
     def _publish(self, name: str, staging: str, digest: str) -> None:
         target = digest.replace(":", "-")
@@ -338,7 +385,7 @@ class ImageStore:
         try:
             target: str = read_record(self._name_path(name), "name", "target")["target"]
         except FileNotFoundError:
-            raise _unknown(name) from None
+            raise unknown(name) from None
         return target
 
     def _image(self, target: str, name: str) -> dict[str, Any]:
@@ -352,7 +399,7 @@ class ImageStore:
                 "created",
             )
         except FileNotFoundError:
-            raise _unknown(name) from None
+            raise unknown(name) from None
 
     def _info(self, name: str) -> ImageInfo:
         target = self._target(name)
@@ -382,8 +429,11 @@ def _record(contents: Contents, unpacker: Unpacker) -> dict[str, Any]:
     }
 
 
-def _unknown(name: str) -> ImageNotFoundError:
-    remedy = f"aviato image import {name} TAR"
-    if name.startswith("python:"):
-        remedy = f"aviato image tag host {name}   (or from an archive: {remedy})"
-    return ImageNotFoundError(f"image {name!r} is not in the local store", image=name, hint=remedy)
+def _refuse_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "a pull blocks, and this thread runs an event loop; write: await asyncio.to_thread(store.pull, name)"
+    )

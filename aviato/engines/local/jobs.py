@@ -17,7 +17,8 @@ import cattrs
 from aviato.engines.base import SandboxSpec, read_isolation, read_resources
 from aviato.engines.local import etc, ids, network, records
 from aviato.engines.local.cgroups import find_layout
-from aviato.engines.local.images import ImageStore, ResolvedImage
+from aviato.engines.local.imageinfo import ResolvedImage
+from aviato.engines.local.images import ImageStore
 from aviato.engines.local.seccomp import ARCHITECTURES
 from aviato.engines.local.syscalls import MACHINE
 from aviato.exceptions import CapabilityError, ConfigurationError, IsolationUnavailableError

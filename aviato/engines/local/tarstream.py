@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import enum
 import gzip
+import importlib
 import lzma
 import os
 import zlib
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aviato.exceptions import EngineError
+from aviato.exceptions import CapabilityError, EngineError, SandboxResourceExhaustedError
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -32,6 +33,14 @@ class ArchiveError(EngineError, ValueError):
     """An archive is damaged, hostile, too big or of a kind that is not read; nothing of it was kept."""
 
     is_infrastructure = False
+
+
+class TooBigError(ArchiveError, SandboxResourceExhaustedError):
+    """An archive brings more than the disk has room for, or pretends to."""
+
+
+class CompressionError(ArchiveError, CapabilityError):
+    """An archive is compressed in a way that this Python cannot read."""
 
 
 class Kind(enum.Enum):
@@ -116,8 +125,8 @@ class Source:
         while size:
             size -= len(self.exactly(min(size, CHUNK)))
 
-    def _too_big(self) -> ArchiveError:
-        return ArchiveError(
+    def _too_big(self) -> TooBigError:
+        return TooBigError(
             f"the archive is bigger than the {self._limit} bytes that fit here", hint="Free some disk space."
         )
 
@@ -131,7 +140,7 @@ def decompressor(magic: bytes) -> Callable[[Any], Any] | None:
     """Return what opens a file beginning with `magic`, or None when it is not compressed.
 
     Raises:
-        ArchiveError: It is compressed in a way that this Python cannot read.
+        CompressionError: It is compressed in a way that this Python cannot read.
     """
     if magic.startswith(b"\x1f\x8b"):
         return lambda file: gzip.GzipFile(fileobj=file)
@@ -140,16 +149,40 @@ def decompressor(magic: bytes) -> Callable[[Any], Any] | None:
     if magic.startswith(b"BZh"):
         return bz2.BZ2File
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        try:
-            from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - 3.14 has it
-        except ImportError:
-            raise ArchiveError(
+        zstd = zstd_module()
+        if zstd is None:
+            raise CompressionError(
                 "the archive is compressed with zstd, which this Python cannot read before version 3.14",
-                hint="Decompress it first: zstd -d FILE",
-            ) from None
-        opener: Callable[[Any], Any] = zstd.ZstdFile
-        return opener
+                hint="pip install 'aviato[zstd]'   (or decompress it first: zstd -d FILE)",
+            )
+        return lambda file: _ZstdFile(zstd, file)
     return None
+
+
+def zstd_module() -> Any:
+    """Return the module that reads zstd: Python's own, or its backport for older ones; None when neither is there."""
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
+
+
+class _ZstdFile:
+    """Makes the error of damaged data one that every decompressor may raise."""
+
+    def __init__(self, zstd: Any, file: Any) -> None:
+        self._file = zstd.ZstdFile(file)
+        self._error: type[Exception] = zstd.ZstdError
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        try:
+            data: bytes = self._file.read(size)
+        except self._error as error:
+            raise EOFError(str(error)) from error
+        return data
 
 
 class TarStream:
