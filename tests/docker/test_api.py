@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -190,6 +191,25 @@ async def test_why_an_image_cannot_be_had(
     assert type(caught.value) is kind
     assert said in str(caught.value)
     assert seen == ([{"status": "Pulling"}] if late else [])
+
+
+async def test_a_login_is_sent_with_a_pull(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own, as the docker command keeps it; a registry without one gets none."""
+    (tmp_path / "config.json").write_text('{"auths": {"registry.example": {"auth": "bWU6c2VjcmV0"}}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    seen: list[dict[str, str]] = []
+
+    async def pulling(request: web.Request) -> web.StreamResponse:
+        seen.append(json.loads(base64.urlsafe_b64decode(request.headers["X-Registry-Auth"])))
+        return web.json_response({"message": "manifest unknown"}, status=404)
+
+    async with DockerEngine(await serve({"/images/create": pulling})) as engine:
+        for name in ("registry.example/x:1", "other.example/x:1"):
+            with pytest.raises(ImageNotFoundError):
+                await engine.create(SandboxSpec(sandbox_id=ID, image=name))
+        with pytest.raises(ImageNotFoundError, match="host"):
+            await engine.create(SandboxSpec(sandbox_id=ID, image="host"))
+    assert seen == [{"username": "me", "password": "secret", "serveraddress": "registry.example"}, {}]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sys
@@ -17,6 +18,9 @@ from aviato.exceptions import (
     ImageNotFoundError,
     SandboxResourceExhaustedError,
 )
+
+from aviato.registry import credentials
+from aviato.registry.names import Reference
 
 if TYPE_CHECKING:
     from aviato.engines.docker.api import Api
@@ -66,7 +70,7 @@ async def pull_image(api: Api, name: str, progress: Progress | None = None) -> N
     if "@" not in name and ":" not in name.rpartition("/")[2]:
         tag = "latest"
     params = {"fromImage": image, **({"tag": tag} if tag else {})}
-    headers = {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps({}).encode()).decode()}
+    headers = {"X-Registry-Auth": await asyncio.to_thread(_login, name)}
     pending = b""
     try:
         async for piece in api.stream(
@@ -83,6 +87,21 @@ async def pull_image(api: Api, name: str, progress: Progress | None = None) -> N
                     progress(message)
     except ApiError as error:
         raise _explain(name, error.said) from error
+
+
+def _login(name: str) -> str:
+    """Return the user's login at an image's registry, as the daemon wants it; an empty one where there is none."""
+    try:
+        registry = Reference.parse(name).registry
+    except ValueError as error:
+        raise ImageNotFoundError(f"image {name!r} cannot be pulled: {error}", image=name) from error
+    found = credentials.find(registry)
+    login: dict[str, str] = {}
+    if found is not None and found.identity_token:
+        login = {"identitytoken": found.identity_token, "serveraddress": registry}
+    elif found is not None:
+        login = {"username": found.username, "password": found.password, "serveraddress": registry}
+    return base64.urlsafe_b64encode(json.dumps(login).encode()).decode()
 
 
 def _explain(name: str, said: str) -> Exception:
