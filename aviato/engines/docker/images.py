@@ -18,7 +18,6 @@ from aviato.exceptions import (
     ImageNotFoundError,
     SandboxResourceExhaustedError,
 )
-
 from aviato.registry import credentials
 from aviato.registry.names import Reference
 
