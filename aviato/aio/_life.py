@@ -193,7 +193,7 @@ class Life:
             raise self.end_error()
         try:
             return await self.link.engine.connect(self.sandbox_id, protocol)
-        except (SandboxNotRunningError, SandboxNotFoundError):
+        except (SandboxNotRunningError, SandboxNotFoundError, SandboxLostError):
             await self.refresh()
             if self.info.status.is_terminal:
                 self._drained.set()

@@ -19,6 +19,7 @@ import os
 import resource
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from aviato.agent import payload
@@ -97,15 +98,22 @@ def launch(job: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         fds: Descriptors by name: `errors` to report on, `info` for the first process's id, `content` of mounted files,
             `block` to wait for before the agent starts, and those for the agent.
     """
-    try:
+    with _reporting(fds["errors"]):
         _build(job, fds)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _reporting(fd: int) -> Iterator[None]:
+    """Let nothing out of a child: what goes wrong is written to a descriptor."""
+    try:
+        yield
     except OtherGoneError:
         pass
     except StepError as error:
-        _report(fds["errors"], error.step, str(error), exhausted=error.exhausted)
+        _report(fd, error.step, str(error), exhausted=error.exhausted)
     except BaseException as error:  # noqa: BLE001 - a child must end here, whatever happens
-        _report(fds["errors"], "launcher", f"{type(error).__name__}: {error}")
-    os._exit(1)
+        _report(fd, "launcher", f"{type(error).__name__}: {error}")
 
 
 def _report(fd: int, step: str, message: str, *, exhausted: bool = False) -> None:
@@ -128,6 +136,7 @@ def _build(job: dict[str, Any], fds: dict[str, int]) -> NoReturn:
     with contextlib.suppress(OSError):
         _write("/proc/self/oom_score_adj", "500")
     waits, tells = os.pipe()
+    joins, joined = os.pipe()
     shifted = job["base"] is not None
     sources = {}
     if shifted:
@@ -139,21 +148,22 @@ def _build(job: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         first = _clone_as(job["base"]) if shifted else clone(_NAMESPACES | CLONE_NEWNS)
     if first == 0:
         os.close(tells)
-        _begin(job, fds, waits)
+        os.close(joined)
+        _begin(job, fds, waits, joins)
     os.close(waits)
+    os.close(joins)
     with _Step("user namespace"):
         _map_ids(job, first)
     os.write(fds["info"], b"%d\n" % first)
     _tell(tells)
+    joiner = _join_meanwhile(job["groups"], first, fds["errors"], joined)
+    os.close(joined)
     if shifted:
         with _Step("root file system"):
             namespace = os.open(f"/proc/{first}/ns/user", os.O_RDONLY)
             rootfs.build(job, sources, fds["content"], job["base"], namespace)
         _tell(tells)
-    with _Step("control group"):
-        for path in job["groups"]:
-            _join(path, first)
-    _tell(tells)
+    os.waitpid(joiner, 0)
     os._exit(0)
 
 
@@ -171,11 +181,17 @@ def _hear(fd: int) -> None:
         raise OtherGoneError
 
 
-def _join(path: str, pid: int) -> None:
-    try:
-        _write(f"{path}/cgroup.procs", str(pid))
-    except ProcessLookupError:
-        raise OtherGoneError from None
+def _join_meanwhile(groups: list[str], pid: int, errors: int, joined: int) -> int:
+    """Move the first process into its groups in a process of its own: the kernel takes milliseconds over it, asleep."""
+    joiner = os.fork()
+    if joiner == 0:
+        with _reporting(errors):
+            with _Step("control group"), contextlib.suppress(ProcessLookupError):  # it has ended, and has said why
+                for path in groups:
+                    _write(f"{path}/cgroup.procs", str(pid))
+            _tell(joined)
+        os._exit(0)
+    return joiner
 
 
 def _clone_as(base: int) -> int:
@@ -212,21 +228,15 @@ def _map_ids(job: dict[str, Any], pid: int) -> None:
                 raise OSError(f"{program} refused the range from {start}")
 
 
-def _begin(job: dict[str, Any], fds: dict[str, int], waits: int) -> NoReturn:
+def _begin(job: dict[str, Any], fds: dict[str, int], waits: int, joins: int) -> NoReturn:
     """Be the first process; its errors are its own to report."""
-    try:
-        _arrange(job, fds, waits)
-    except OtherGoneError:
-        pass
-    except StepError as error:
-        _report(fds["errors"], error.step, str(error), exhausted=error.exhausted)
-    except BaseException as error:  # noqa: BLE001 - as in `launch`
-        _report(fds["errors"], "launcher", f"{type(error).__name__}: {error}")
+    with _reporting(fds["errors"]):
+        _arrange(job, fds, waits, joins)
     os._exit(1)
 
 
-def _arrange(job: dict[str, Any], fds: dict[str, int], waits: int) -> NoReturn:
-    """Arrange the inside, and become the agent."""
+def _arrange(job: dict[str, Any], fds: dict[str, int], waits: int, joins: int) -> NoReturn:
+    """Arrange the inside, and become the agent; the builder says on `waits` what is done, its helper on `joins`."""
     _hear(waits)
     with _Step("user namespace"):
         if job["several_users"]:
@@ -265,7 +275,7 @@ def _arrange(job: dict[str, Any], fds: dict[str, int], waits: int) -> NoReturn:
     os.setsid()
     if "block" in fds:
         _hear(fds["block"])
-    _hear(waits)
+    _hear(joins)
     with _Step("control group"):
         unshare(CLONE_NEWCGROUP)  # the groups it is in now look like the topmost ones
     with _Step("descriptors"):
