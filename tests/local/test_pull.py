@@ -33,6 +33,7 @@ from tests.helpers.registry import (
     digest_of,
     index_of,
 )
+from tests.local.archives import entry, hardlink
 from tests.local.pulling import HERE, images_left, kept, once, pulled
 from tests.local.test_hostile_archives import listed
 from tests.local.test_images import LAYERS, pack
@@ -319,3 +320,14 @@ async def test_links_of_another_image_lead_sharing_nowhere(
     await pulled(store, name)
     assert not (Path(store.resolve(name).root or "") / "d/a").samefile(secret)
     assert secret.stat().st_nlink == 1
+
+
+async def test_two_files_do_not_become_one(store: ImageStore, registry: FakeRegistry) -> None:
+    """What is one file with two names in one image stays two files in another, where it is two."""
+    base, data = pack({"base": b"x"}), b"1" * 10_000
+    await pulled(store, registry.put(Image([base, entry("a", data) + hardlink("b", "a")]), "first"))
+    name = registry.put(Image([base, entry("a", data) + entry("b", data)]), "second")
+    await pulled(store, name)
+    root = Path(store.resolve(name).root or "")
+    assert not (root / "a").samefile(root / "b")
+    assert sorted((root / path).stat().st_nlink for path in ("a", "b")) == [1, 3]
