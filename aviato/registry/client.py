@@ -184,12 +184,7 @@ class RegistryClient:
             raise self._transport.explain(error, str(response.url)) from error
 
     async def _manifest(self, version: str, promised: Descriptor | None) -> tuple[str, Manifest | Index]:
-        response = await self._get(f"manifests/{version}", {"Accept": _ACCEPT})
-        if response.status != 200:  # noqa: PLR2004 - OK
-            await self._refuse(response, "it")
-        stated = response.headers.get("Docker-Content-Digest", "")
-        media_type = response.headers.get("Content-Type", "")
-        data = await self._transport.body(response, manifests.LARGEST_DOCUMENT)
+        stated, media_type, data = await self._whole(f"manifests/{version}")
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if promised is not None:
             check(data, promised.digest, self.image, promised.size)
@@ -198,6 +193,24 @@ class RegistryClient:
         elif DIGEST.match(stated):
             check(data, stated, self.image)
         return digest, manifests.read(data, media_type, self.image)
+
+    async def _whole(self, path: str) -> tuple[str, str, bytes]:
+        """Return the digest and the type that a manifest is said to have, and the manifest."""
+        failed = 0
+        while True:
+            response = await self._get(path, {"Accept": _ACCEPT})
+            if response.status != 200:  # noqa: PLR2004 - OK
+                await self._refuse(response, "it")
+            stated = response.headers.get("Docker-Content-Digest", "")
+            media_type = response.headers.get("Content-Type", "")
+            try:
+                return stated, media_type, await self._transport.body(response, manifests.LARGEST_DOCUMENT)
+            except EngineConnectionError:
+                failed += 1
+                pause = self.retries.pause(failed)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
 
     async def _get(self, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
         url = f"{await self._transport.base()}/v2/{self._reference.repository}/{path}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from tests.helpers.registry import (
     digest_of,
     index_of,
 )
+from tests.local.archives import entry, hardlink
 from tests.local.pulling import HERE, images_left, kept, once, pulled
 from tests.local.test_hostile_archives import listed
 from tests.local.test_images import LAYERS, pack
@@ -281,3 +283,51 @@ async def test_a_damaged_image_loses_no_layers(store: ImageStore, registry: Fake
     (tmp_path / "home/images" / info.digest.replace(":", "-") / "image.json").write_text("{")
     store.remove("other")
     assert len(kept(tmp_path)) == 2
+
+
+async def test_files_are_shared_on_the_disk(store: ImageStore, registry: FakeRegistry) -> None:
+    """Equal files of images with common layers are there once; what differs, and twins in one image, are not."""
+    one, two = b"1" * 10_000, b"2" * 10_000
+    base = pack({"lib": None, "lib/a": one, "lib/twin": one, "lib/b": two, "lib/small": b"s", "lib/link": "a"})
+    names = [
+        registry.put(Image([base, pack({"x": one})]), "first"),
+        registry.put(Image([base, pack({"lib/b": two + b"!", "x": two})]), "second"),
+    ]
+    for name in names:
+        await pulled(store, name)
+    first, second = (Path(store.resolve(name).root or "") for name in names)
+    shared = [path for path in listed(first) if (second / path).exists() and (first / path).samefile(second / path)]
+    assert [path for path in shared if path != "lib/link"] == ["lib/a", "lib/twin"]
+    assert not (second / "lib/a").samefile(second / "lib/twin")
+    assert (first / "lib").stat().st_mtime_ns == (second / "lib").stat().st_mtime_ns
+    store.remove(names[0])
+    assert (second / "lib/a").read_bytes() == one
+    assert (second / "lib/a").stat().st_nlink == 1
+
+
+async def test_links_of_another_image_lead_sharing_nowhere(
+    store: ImageStore, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """A directory that is a link in the other image, to a place outside, is not looked into."""
+    secret = tmp_path / "outside/a"
+    secret.parent.mkdir()
+    secret.write_bytes(b"1" * 10_000)
+    secret.chmod(0o755)
+    os.utime(secret, (0, 0))
+    base = pack({"etc": None, "etc/x": b"x"})
+    await pulled(store, registry.put(Image([base, pack({"d": str(secret.parent)})]), "first"))
+    name = registry.put(Image([base, pack({"d": None, "d/a": b"1" * 10_000})]), "second")
+    await pulled(store, name)
+    assert not (Path(store.resolve(name).root or "") / "d/a").samefile(secret)
+    assert secret.stat().st_nlink == 1
+
+
+async def test_two_files_do_not_become_one(store: ImageStore, registry: FakeRegistry) -> None:
+    """What is one file with two names in one image stays two files in another, where it is two."""
+    base, data = pack({"base": b"x"}), b"1" * 10_000
+    await pulled(store, registry.put(Image([base, entry("a", data) + hardlink("b", "a")]), "first"))
+    name = registry.put(Image([base, entry("a", data) + entry("b", data)]), "second")
+    await pulled(store, name)
+    root = Path(store.resolve(name).root or "")
+    assert not (root / "a").samefile(root / "b")
+    assert sorted((root / path).stat().st_nlink for path in ("a", "b")) == [1, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import ssl
@@ -19,6 +20,7 @@ from aviato.engines.local.images import ImageStore
 from aviato.engines.local.tarstream import ArchiveError
 from aviato.exceptions import (
     EngineConnectionError,
+    EngineError,
     EngineProtocolError,
     EngineResponseError,
     ImageDigestError,
@@ -32,13 +34,14 @@ from tests.helpers.registry import (
     OCI_MANIFEST,
     FakeRegistry,
     Image,
+    broken_off,
     descriptor,
     digest_of,
     index_of,
 )
 from tests.local.archives import Arena, entry
 from tests.local.hostile_archives import REFUSED, SAFE
-from tests.local.pulling import HERE, answered_with, images_left, kept, once, pulled
+from tests.local.pulling import HERE, QUICK, answered_with, images_left, kept, once, pulled
 from tests.local.test_hostile_archives import ELSEWHERE, bound, listed
 from tests.local.test_images import LAYERS
 
@@ -157,6 +160,53 @@ async def test_bad_documents(store: ImageStore, registry: FakeRegistry, tmp_path
     assert len(str(caught.value)) < 1000
     assert registry.asked("/blobs/") == []
     assert kept(tmp_path) == images_left(tmp_path) == []
+
+
+async def test_documents_that_break_off(store: ImageStore, registry: FakeRegistry) -> None:
+    """A manifest and a configuration that break off are asked for again, and not for ever."""
+    image = Image(LAYERS)
+    name = registry.put(image)
+    for data, part in ((image.manifest, "/manifests/"), (image.config, digest_of(image.config))):
+
+        async def cut(request: web.Request, data: bytes = data) -> web.StreamResponse:
+            return await broken_off(request, data[:9], len(data))
+
+        registry.faults.append(once(2, cut, part))
+    await pulled(store, name)
+    registry.faults[:] = [once(99, cut, "/manifests/")]
+    registry.requests.clear()
+    with pytest.raises(EngineConnectionError, match="broke in the middle"):
+        await pulled(store, name)
+    assert len(registry.asked("/manifests/")) == QUICK.attempts
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"",
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 999 \r\n\r\n",
+    ],
+    ids=["nothing", "text", "a long header", "a negative length", "a bad chunk", "an odd status"],
+)
+async def test_what_is_not_http(store: ImageStore, rubbish: bytes) -> None:
+    """A server that speaks otherwise is an error of ours, whatever it says."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        greeting = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        writer.write(greeting if request.startswith(b"GET /v2/ ") else rubbish)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(EngineError) as caught:
+            await pulled(store, f"127.0.0.1:{port}/app")
+    assert len(str(caught.value)) < 1000
 
 
 async def test_an_index_of_itself(store: ImageStore, registry: FakeRegistry) -> None:

@@ -35,6 +35,7 @@ from aviato.engines.local.imageformats import unpack
 from aviato.engines.local.imageinfo import ImageInfo, ResolvedImage, unknown
 from aviato.engines.local.imagelayers import Contents
 from aviato.engines.local.imagenames import warn_of_other_python
+from aviato.engines.local.sharing import share
 from aviato.engines.local.storefiles import (
     ALONE_NOW,
     SHARED,
@@ -336,12 +337,31 @@ class ImageStore:
                 contents = fill(unpacker, limits.total_bytes)
             finally:
                 unpacker.close()
+            if not unpacker.entries:
+                raise ArchiveError(f"{source}: there is nothing in it")
+            self._share(descriptor, staging, set(more.get("blobs", ())))
         finally:
             os.close(descriptor)
-        if not unpacker.entries:
-            raise ArchiveError(f"{source}: there is nothing in it")
         records.write(os.path.join(staging, "image.json"), _record(contents, unpacker) | more, durable=True)
         self._publish(name, staging, contents.digest)
+
+    def _share(self, root: int, staging: str, layers: set[str]) -> None:
+        """Share files with the image that has most layers in common."""
+        similar: tuple[int, str] = (0, "")
+        for entry in os.listdir(self._root) if layers else ():
+            if entry.startswith("sha256-"):
+                with contextlib.suppress(ImageNotFoundError, EngineError):
+                    common = len(layers.intersection(self._image(entry, entry).get("blobs", ())))
+                    similar = max(similar, (common, entry))
+        if similar[0]:
+            with contextlib.suppress(ImageNotFoundError), contextlib.ExitStack() as stack:
+                other = ResolvedImage(similar[1], "image", os.path.join(self._root, similar[1], "root"))
+                held = other.hold()
+                assert held is not None and other.root is not None  # noqa: S101, PT018 - it is not the host
+                stack.callback(os.close, held)
+                descriptor = os.open(other.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                share(root, descriptor, os.path.join(staging, "spare"))
 
     def _adopt(self, name: str, digest: str) -> bool:
         """Let a name mean an image that is here, if it is."""
