@@ -259,11 +259,13 @@ def test_results_wake_at_a_failure() -> None:
     """A failure ends the waiting although others are not done."""
     box = Box()
     blocked, job = box.block(), box.job()
-    threading.Timer(0.05, job.fail, [ValueError("meanwhile")]).start()
+    timer = threading.Timer(0.05, job.fail, [ValueError("meanwhile")])
+    timer.start()
     with pytest.raises(ValueError, match="meanwhile"):
         results([blocked, job])
     box.open()
     blocked.result()
+    timer.join()
 
 
 @pytest.mark.parametrize("function", [results, wait, as_completed])

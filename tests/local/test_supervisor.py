@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aviato import aio
-from aviato.engines.local import ids, reaper, records
+from aviato.engines.local import held, ids, reaper, records
 from tests.helpers.local import home, record_of
 
 Session = Callable[..., aio.Session]
@@ -99,3 +99,19 @@ def test_slots_of_root_are_one_set_for_the_machine() -> None:
     """Two state directories never hand out the same range of ids."""
     one, two = ids.slot_directory("/home/one"), ids.slot_directory("/home/two")
     assert (one == two) is (os.getuid() == 0)
+
+
+def test_descriptors_above_1023_are_heard() -> None:
+    """With some hundred sandboxes a supervisor has as many, and may not fail for it."""
+    read, write = os.pipe()
+    high = fcntl.fcntl(read, fcntl.F_DUPFD_CLOEXEC, 1500)
+    os.close(read)
+    try:
+        assert not held._has_news(high)
+        os.write(write, b"x")
+        assert held._has_news(high)
+        os.read(high, 1)
+    finally:
+        os.close(write)
+    assert held._has_news(high), "the end is news too"
+    os.close(high)

@@ -321,7 +321,7 @@ class Held:
         """Take what the builder has said by now; it says it before the agent can say anything."""
         handler = self.supervisor.handlers.get(self._info_fd)
         while self._init < 0 and self._info_fd in self._fds and handler is not None:
-            if not select.select([self._info_fd], [], [], 0)[0]:
+            if not _has_news(self._info_fd):
                 return
             handler(select.EPOLLIN)
 
@@ -405,7 +405,7 @@ class Held:
     def _finish(self) -> None:
         for fd in list(self._fds):
             handler = self.supervisor.handlers.get(fd)
-            while fd in self._fds and handler is not None and select.select([fd], [], [], 0)[0]:
+            while fd in self._fds and handler is not None and _has_news(fd):
                 handler(select.EPOLLIN)
         if self._control is not None:
             with contextlib.suppress(KeyError, OSError):
@@ -488,6 +488,13 @@ class Held:
                 records.remove(self.path)
             os.close(self._lock)
             self._lock = -1
+
+
+def _has_news(fd: int) -> bool:
+    """Tell whether there is something to read, or the end; `select` knows no descriptors above 1023."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _how(status: int | None) -> str:
