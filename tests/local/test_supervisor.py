@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import shutil
 import socket
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aviato import aio
-from aviato.engines.local import held, ids, reaper, records
+from aviato.engines.local import held, ids, jobs, reaper, records
 from tests.helpers.local import home, record_of
 
 Session = Callable[..., aio.Session]
@@ -103,9 +104,17 @@ def test_slots_of_root_are_one_set_for_the_machine() -> None:
 
 def test_descriptors_above_1023_are_heard() -> None:
     """With some hundred sandboxes a supervisor has as many, and may not fail for it."""
+    high_descriptor = 1500
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard <= high_descriptor:
+        pytest.skip(f"this user may open {hard} files")
     read, write = os.pipe()
-    high = fcntl.fcntl(read, fcntl.F_DUPFD_CLOEXEC, 1500)
-    os.close(read)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, high_descriptor + 1), hard))
+    try:
+        high = fcntl.fcntl(read, fcntl.F_DUPFD_CLOEXEC, high_descriptor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(read)
     try:
         assert not held._has_news(high)
         os.write(write, b"x")
@@ -115,3 +124,15 @@ def test_descriptors_above_1023_are_heard() -> None:
         os.close(write)
     assert held._has_news(high), "the end is news too"
     os.close(high)
+
+
+async def test_a_supervisor_opens_more_files_than_a_shell_allows(local: Session) -> None:
+    """Some hundred sandboxes need more descriptors than the usual soft limit of 1024; its sandboxes keep theirs."""
+    async with local() as session:
+        sandbox = session.sandbox()
+        await sandbox
+        supervisor = record_of(sandbox.sandbox_id)["supervisor"]["pid"]
+        soft, hard = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+        assert soft == hard
+        inside = (await sandbox.exec(["sh", "-c", "ulimit -n"])).stdout
+        assert int(inside) == min(jobs.FILES_OPEN, hard)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -344,6 +345,9 @@ def main(home: str, token: str, owner_fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write("aviato-super")
+    # Some descriptors a sandbox: a shell's usual 1024 would be reached at some hundred of them.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.set_inheritable(owner_fd, False)
     owner = socket.socket(fileno=owner_fd)
     try:
