@@ -41,7 +41,8 @@ def _mypy(*files: str) -> tuple[int, str]:
 
 
 def _pyright(*files: str) -> list[tuple[str, int, str]]:
-    command = [_tool("pyright"), "--outputjson", *files]
+    # Without it pyright asks whichever python is first on PATH for the packages.
+    command = [_tool("pyright"), "--pythonpath", sys.executable, "--outputjson", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout)["generalDiagnostics"]
     return [

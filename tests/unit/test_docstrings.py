@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     path
     for path in sorted((ROOT / "aviato").rglob("*.py"))
-    if not path.name.startswith("payload") and path.name != "runner.py"
+    if not path.name.startswith("payload") and path.parent.name != "inside"
 ]
 SECTION = re.compile(r"^(Args|Raises|Returns|Attributes|Yields):\n((?:[ \t]+.*\n?|\n)*)", re.MULTILINE)
 ENTRY = re.compile(r"^ {4}([\w.]+)(?: \(.*?\))?:", re.MULTILINE)

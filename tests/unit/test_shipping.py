@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from aviato.aio.shipping import runner
 from aviato.aio.shipping.collect import check_function, collect
+from aviato.aio.shipping.inside.carried import check, dumps
+from aviato.aio.shipping.program import program
 from aviato.exceptions import FunctionSerializationError
 
 if TYPE_CHECKING:
@@ -282,13 +283,14 @@ def run(
     function: Any, directory: Path, *args: Any, python: str = sys.executable, **kwargs: Any
 ) -> tuple[Any, subprocess.CompletedProcess[bytes]]:
     """Ship and run a function; give the outcome, None when there is none, and the finished process."""
-    bundle, result = directory / "bundle.json", directory / "result.json"
+    bundle, result, script = (directory / name for name in ("bundle.json", "result.json", "runner.py"))
+    script.write_bytes(program())
     bundle.write_bytes(collect(function))
     result.unlink(missing_ok=True)
     header = json.dumps({"result": str(result), "forget": [str(directory / "old")]})
-    call = f"{header}\n".encode() + runner.dumps([args, kwargs], "call")
+    call = f"{header}\n".encode() + dumps([args, kwargs], "call")
     done = subprocess.run(
-        [python, "-X", "utf8", runner.__file__, str(bundle)],
+        [python, "-X", "utf8", str(script), str(bundle)],
         input=call,
         capture_output=True,
         cwd=directory,
@@ -323,7 +325,7 @@ def test_every_shape_runs(python: str, tmp_path: Path) -> None:
 def test_a_value_that_cannot_travel_is_named(value: Any, path: str) -> None:
     """The error has the way to the value, so that nobody has to search."""
     with pytest.raises(TypeError, match=path):
-        runner.dumps(value, "args")
+        dumps(value, "args")
 
 
 def test_circles_and_depth_are_refused() -> None:
@@ -331,14 +333,14 @@ def test_circles_and_depth_are_refused() -> None:
     circle: list[Any] = []
     circle.append(circle)
     with pytest.raises(TypeError, match="contains itself"):
-        runner.check(circle, "args")
+        check(circle, "args")
     deep: list[Any] = []
     for _ in range(2000):
         deep = [deep]
     with pytest.raises(TypeError, match="500 deep"):
-        runner.check(deep, "args")
+        check(deep, "args")
     shared: list[Any] = [1]
-    runner.check([shared, shared], "args")
+    check([shared, shared], "args")
 
 
 def fails() -> None:

@@ -8,10 +8,10 @@ import logging
 import random
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from aviato.aio.shipping import runner
+from aviato.aio.shipping.inside.carried import NotCarried, dumps
+from aviato.aio.shipping.program import program
 from aviato.exceptions import (
     AviatoError,
     FunctionSerializationError,
@@ -32,7 +32,6 @@ RESULT_LIMIT = 1024**3
 _BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 5.0
 _DEATH_SECONDS = 5.0
-_RUNNER = Path(runner.__file__).read_bytes()
 _JSON_HINT = "Values are None, bool, int, finite float, str, and lists and dicts (with str keys) of these."
 _log = logging.getLogger("aviato")
 
@@ -75,8 +74,8 @@ class Calls:
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call; errors as `RemoteFunction.remote`."""
         try:
-            body = b"[%b,%b]" % (runner.dumps(list(args), "args"), runner.dumps(kwargs, "kwargs"))
-        except runner.NotCarried as error:
+            body = b"[%b,%b]" % (dumps(list(args), "args"), dumps(kwargs, "kwargs"))
+        except NotCarried as error:
             raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=_JSON_HINT) from None
         attempt = 0
         while True:
@@ -98,7 +97,7 @@ class Calls:
             while True:
                 slot, kept = self._take()
                 if not slot.prepared:
-                    await slot.sandbox.write_file(f"{slot.folder}/runner.py", _RUNNER)
+                    await slot.sandbox.write_file(f"{slot.folder}/runner.py", program())
                     await slot.sandbox.write_file(f"{slot.folder}/bundle.json", self._bundle())
                     slot.prepared = True
                 path = f"{self._temp_dir}/.aviato-result-{secrets.token_hex(16)}"

@@ -1,15 +1,4 @@
-"""The program that runs one call of a function inside a sandbox; stdlib only, Python 3.8 and later.
-
-It is sent as text, once for each sandbox, together with a bundle (what `collect` makes), and started once for each
-call::
-
-    python3 runner.py BUNDLE < CALL
-
-CALL is one line of JSON, `{"result": PATH, "forget": [PATH, ...]}`, followed by `[args, kwargs]` in JSON. The
-outcome is
-written to `result` under a temporary name and renamed, so that it is complete or absent, and is apart from everything
-the function prints. The client imports `check` and `dumps` from here too, so that both sides have one idea of a value.
-"""
+"""Puts the functions and classes of a bundle together again, inside the sandbox; Python 3.8 and later."""
 
 # ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB - what Python 3.8 has, and as few imports as can be
 
@@ -18,12 +7,8 @@ import __future__
 
 import ast
 import importlib
-import json
 import linecache
-import math
-import os
 import sys
-import traceback
 import types
 
 TYPE_CHECKING = False
@@ -31,66 +16,6 @@ if TYPE_CHECKING:
     from typing import Any, Dict
 
     Item = Dict[str, Any]
-
-MESSAGE_LIMIT = 64 * 1024
-TRACEBACK_LIMIT = 256 * 1024
-_SCALARS = frozenset((type(None), bool, int, str))
-
-
-class NotCarried(TypeError):
-    """A value that JSON cannot carry; the text names its path."""
-
-
-def check(value: Any, path: str) -> None:
-    """Refuse what would not arrive as it was sent; a tuple is let through and arrives as a list.
-
-    Raises:
-        NotCarried: Something in `value` is not None, bool, int, finite float, str, list, tuple or dict with str keys.
-    """
-    stack: list[tuple[Any, str, tuple[int, ...]]] = [(value, path, ())]
-    while stack:
-        item, where, above = stack.pop()
-        kind = type(item)
-        if kind in _SCALARS:
-            continue
-        if kind is float:
-            if not math.isfinite(item):
-                raise NotCarried("%s is %r, which JSON has no form for" % (where, item))
-            continue
-        if kind not in (list, tuple, dict):
-            raise NotCarried(
-                "%s is of type %s.%s, which JSON cannot carry" % (where, kind.__module__, kind.__qualname__)
-            )
-        if id(item) in above:
-            raise NotCarried("%s contains itself" % where)
-        within = above + (id(item),)
-        if len(within) > 500:
-            raise NotCarried("%s... is nested more than 500 deep" % where[:200])
-        if kind is not dict:
-            for index, part in enumerate(item):
-                if type(part) not in _SCALARS:
-                    stack.append((part, "%s[%d]" % (where, index), within))
-            continue
-        for key, part in item.items():
-            if type(key) is not str:
-                raise NotCarried("%s has the key %r; keys must be str" % (where, key))
-            if type(part) not in _SCALARS:
-                name = ".%s" % key if key.isidentifier() else "[%r]" % key
-                stack.append((part, where + name, within))
-
-
-def dumps(value: Any, path: str) -> bytes:
-    """Return a value as JSON in ASCII bytes, in which a lone surrogate survives.
-
-    Raises:
-        NotCarried: As `check`; or an int has more digits than this interpreter writes.
-    """
-    check(value, path)
-    try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
-    except (ValueError, RecursionError) as error:
-        raise NotCarried("%s cannot be written as JSON: %s" % (path, error)) from error
-
 
 BUILD = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "dict": dict}
 
@@ -266,87 +191,3 @@ class Bundle:
             keywords = iter(names[count:])
             arguments.kw_defaults = [None if old is None else next(keywords) for old in arguments.kw_defaults]
         return node
-
-
-def short(text: str, limit: int) -> str:
-    """Keep both ends of a long text."""
-    return text if len(text) <= limit else text[: limit // 2] + "\n[...]\n" + text[-limit // 2 :]
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """Return what the client is told of an exception."""
-    try:
-        message = str(error)
-    except Exception as inner:  # the class is the function's own and may do anything
-        message = "<its text cannot be had: %s>" % type(inner).__name__
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as inner:  # likewise
-        text = "<the traceback cannot be shown: %s>" % type(inner).__name__
-    return {
-        "type": type(error).__qualname__,
-        "module": str(type(error).__module__),
-        "message": short(message, MESSAGE_LIMIT),
-        "traceback": short(text, TRACEBACK_LIMIT),
-    }
-
-
-def call(bundle: str, arguments: bytes) -> bytes:
-    """Make the function, call it and return the outcome as JSON in bytes."""
-    stage = "define"
-    try:
-        with open(bundle, "rb") as file:
-            document = json.loads(file.read().decode("ascii"))
-        function = Bundle(document).value(document["entry"])
-        stage = "call"
-        args, kwargs = json.loads(arguments.decode("ascii"))
-        value = function(*args, **kwargs)
-        if hasattr(value, "__await__"):
-            import asyncio
-
-            async def wait() -> Any:
-                return await value
-
-            value = asyncio.run(wait())
-    except BaseException as error:  # sys.exit and KeyboardInterrupt are the function's as well
-        return dumps({"error": describe(error), "stage": stage}, "outcome")
-    try:
-        return b'{"value":' + dumps(value, "result") + b"}"
-    except NotCarried as error:
-        return dumps({"not_carried": str(error)}, "outcome")
-
-
-def main() -> None:
-    """Run one call."""
-    me = os.getpid()
-    source = os.fdopen(os.dup(0), "rb")
-    header = json.loads(source.readline().decode("ascii"))
-    arguments = source.read()
-    source.close()
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.close(empty)
-    for path in header["forget"]:
-        try:
-            os.unlink(path)
-        except OSError:
-            pass
-    bundle = sys.argv[1]
-    sys.argv = [""]
-    sys.path[0] = os.getcwd()
-    outcome = call(bundle, arguments)
-    if os.getpid() != me:  # a child that the function forked came back through here
-        sys.stdout.flush()
-        os._exit(0)
-    temporary = header["result"] + ".new"
-    with open(temporary, "wb") as file:
-        file.write(outcome)
-    os.rename(temporary, header["result"])
-
-
-if __name__ == "__main__":
-    _own = sys.modules["__main__"]  # kept alive: the function's own module may take the name
-    main()
