@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
@@ -11,6 +12,7 @@ from aviato.aio import _facade as facade
 from aviato.aio import _fork
 from aviato.aio._config import as_defaults
 from aviato.aio._ids import new_sandbox_id
+from aviato.aio._keeper import Keeper
 from aviato.aio._report import Reporter
 from aviato.aio.function import RemoteFunction
 from aviato.aio.sandbox import Sandbox, _new_life
@@ -64,6 +66,7 @@ class Session:
         self._reporter = None if report_to is None else Reporter(report_to)
         self._sandboxes: dict[str, Sandbox] = {}
         self._ended: builtins.list[Sandbox] = []
+        self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._generation = _fork.generation
@@ -115,6 +118,11 @@ class Session:
         self._track(sandbox)
         sandbox._begin()  # noqa: SLF001 - likewise
         return sandbox
+
+    def _keep(self, keeper: Keeper) -> Keeper:
+        """Have a keeper, whose sandboxes are this session's, closed with the session; it is held weakly."""
+        self._keepers.add(keeper)
+        return keeper
 
     def adopt(self, sandbox: Sandbox) -> None:
         """Take over the clean-up of a sandbox: it is stopped when the session closes. Idempotent.
@@ -283,13 +291,15 @@ class Session:
         _fork.check(self._generation, "this session")
         self._closed = True
         if self._closing is None or self._closing.done():
-            if not self._sandboxes and not self._ended:
+            if not self._sandboxes and not self._ended and not self._keepers:
                 self._end_reporting()
                 return
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="aviato-close")
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        keepers = [keeper.close() for keeper in self._keepers]
+        await asyncio.gather(*keepers, return_exceptions=True)  # what they could not stop is tried again below
         ended, self._ended = self._ended, []
         await asyncio.gather(*(sandbox._life.left() for sandbox in ended))  # noqa: SLF001 - sessions own sandboxes
         sandboxes = builtins.list(self._sandboxes.values())
