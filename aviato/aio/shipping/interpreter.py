@@ -76,11 +76,17 @@ class _Output:
 
 
 class Interpreter:
-    """One running interpreter; serves one call at a time, on the event loop that started it."""
+    """One running interpreter; serves one call at a time, on the event loop that started it.
+
+    Attributes:
+        sandbox_id: Of the sandbox it runs in.
+        ended: How it ended, or why that cannot be known; None while it runs.
+    """
 
     def __init__(self, channel: Channel, label: str, token: bytes, start: Sequence[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
         self._label = label
+        self.sandbox_id = channel.sandbox_id
         self._head = MARK + token
         self._to_send: deque[memoryview] = deque()
         self._held = b""  # of standard output: what may be the beginning of a frame
@@ -92,6 +98,7 @@ class Interpreter:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._dead = asyncio.Event()
         self._answer: asyncio.Future[Answer] | None = None
+        self.ended: ProcessResult | AviatoError | None = None
         self._begin(None, None)
         self._remote: RemoteProcess = channel.exec(COMMAND, self, stdin=True)
         self._send(start)
@@ -299,16 +306,18 @@ class Interpreter:
         """Settle with how it ended, if a call had no answer."""
         self._marked = True  # whatever it printed has come
         self._settle()
+        for which, rest in ((Which.STDOUT, self._held), (Which.STDERR, self._held_errors)):
+            self._printed[which].add(rest)
+        reason = ExitReason.SIGNALLED if status.signal else ExitReason.EXITED
+        self.ended = self.printed(status.returncode, status.signal, reason)
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
-            for which, rest in ((Which.STDOUT, self._held), (Which.STDERR, self._held_errors)):
-                self._printed[which].add(rest)
-            reason = ExitReason.SIGNALLED if status.signal else ExitReason.EXITED
-            answer.set_result(Answer(b"", bytearray(), self.printed(status.returncode, status.signal, reason)))
+            answer.set_result(Answer(b"", bytearray(), self.ended))
         self._end()
 
     def process_lost(self, error: AviatoError) -> None:
         """Settle with the reason why nothing can be known."""
+        self.ended = error
         self._fail(error)
         self._end()
 

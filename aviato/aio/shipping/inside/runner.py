@@ -13,16 +13,19 @@ frame a call writes `MARK TOKEN` to standard error, which tells where that ends.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
-from aviato.aio.shipping.inside.carried import NotCarried, dumps
+from aviato.aio.shipping.inside.refused import NotCarried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Answer = tuple[bytes, list[Any]]
+    Write = Callable[[Any, str], list[Any]]
 
 MARK = b"\0"
 TOKEN_BYTES = 16
@@ -47,7 +50,7 @@ def short(text: str, limit: int) -> str:
 
 
 def describe(error: BaseException, stage: str) -> list[Any]:
-    """Return, packed, what the client is told of an exception."""
+    """Return, as JSON, what the client is told of an exception."""
     import traceback
 
     try:
@@ -68,7 +71,7 @@ def describe(error: BaseException, stage: str) -> list[Any]:
         "traceback": short(text, TRACEBACK_LIMIT),
         "stage": stage,
     }
-    return [dumps(told, "error")]
+    return [json.dumps(told).encode("ascii")]
 
 
 class Teller:
@@ -116,32 +119,37 @@ def finish() -> None:
         atexit._run_exitfuncs()
 
 
-def answer(function: Any, args: Any, kwargs: Any, teller: Teller) -> Answer:
+def refuse(error: NotCarried) -> Answer:
+    """Say that what the function gave cannot travel."""
+    return NOT_CARRIED, [("it ran, but %s" % error).encode("utf-8", "backslashreplace")]
+
+
+def answer(function: Any, args: Any, kwargs: Any, teller: Teller, write: Write) -> Answer:
     """Call a function and return the last frame of its outcome; the items of a generator are told as they come."""
     try:
         value = function(*args, **kwargs)
         if hasattr(value, "__await__") or hasattr(value, "__anext__"):
             import asyncio
 
-            value = asyncio.run(wait(value, teller))
+            value = asyncio.run(wait(value, teller, write))
         elif type(value).__name__ == "generator":
             for item in value:
-                teller.frame(ITEM, [dumps(item, "item")])
+                teller.frame(ITEM, write(item, "item"))
             value = None
     except NotCarried as error:
-        return NOT_CARRIED, [dumps(str(error), "reason")]
+        return refuse(error)
     except BaseException as error:  # sys.exit and KeyboardInterrupt are the function's as well
         return ERROR, describe(error, "call")
     try:
-        return VALUE, [dumps(value, "result")]
+        return VALUE, write(value, "result")
     except NotCarried as error:
-        return NOT_CARRIED, [dumps(str(error), "reason")]
+        return refuse(error)
 
 
-async def wait(value: Any, teller: Teller) -> Any:
+async def wait(value: Any, teller: Teller, write: Write) -> Any:
     """Wait for what an asynchronous function gives."""
     if hasattr(value, "__await__"):
         return await value
     async for item in value:
-        teller.frame(ITEM, [dumps(item, "item")])
+        teller.frame(ITEM, write(item, "item"))
     return None

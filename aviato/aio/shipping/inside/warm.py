@@ -3,12 +3,13 @@
 It is started once, as `python3 -c BOOT`, and given on its standard input what it needs and then one call after the
 other, each preceded by its length in 8 bytes, big-endian::
 
-    program  bundle  token  call  call  ...
+    program  bundle  token  fresh  call  call  ...
 
-Each call runs in a fork of its own, made before the call is there, so that no state of one is ever seen by another
-and a call waits for no fork. When a call is over, everything it started in its process group is killed. A call that
-ends without an answer takes the interpreter with it, in the same way, so that the client sees how it ended.
-Where there is no fork, an interpreter serves one call and ends.
+If `fresh` is `1`, each call runs in a fork of its own, made before the call is there, so that no state of one is ever
+seen by another and a call waits for no fork. When a call is over, everything it started in its process group is killed.
+A call that ends without an answer takes the interpreter with it, in the same way, so that the client sees how it ended.
+Where there is no fork, an interpreter serves one call and ends. Without `fresh` calls run one after the other in the
+interpreter itself.
 """
 
 # ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB, S110, SIM105 - what Python 3.8 has
@@ -17,67 +18,85 @@ from __future__ import annotations
 
 import _signal as signal  # the one in C: what a fork touches it has to copy, page by page
 import gc
+import importlib
 import json
 import os
 import sys
 
 from aviato.aio.shipping.inside.definitions import Bundle
-from aviato.aio.shipping.inside.runner import ERROR, READY, Teller, answer, describe, finish, flush
+from aviato.aio.shipping.inside.messages import read_call, write_call, write_result
+from aviato.aio.shipping.inside.refused import BadValue
+from aviato.aio.shipping.inside.runner import ERROR, NOT_CARRIED, READY, Teller, answer, describe, finish, flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 DONE, END = b"d", b"e"
-AHEAD = int(os.environ.get("AHEAD","1"))
-"""Forks that wait for their turn."""
+ASYNCHRONOUS = 0x280
+"""Flags of the code of a coroutine and of an asynchronous generator (inspect is slow to import)."""
 
 
-def take(size: int) -> bytearray:
-    """Read so many bytes of the input, no more; at its end the process is over."""
-    found = bytearray(size)
-    view, got = memoryview(found), 0
-    while got < size:
-        if size - got > 65536 and hasattr(os, "readv"):
-            count = os.readv(0, [view[got : got + 1048576]])
-        else:
-            piece = os.read(0, min(size - got, 65536))
-            count = len(piece)
-            view[got : got + count] = piece
-        if not count:
-            os._exit(0)
-        got += count
-    return found
+class Input:
+    """What the client sends; apart from descriptor 0, where the function finds nothing."""
 
+    def __init__(self) -> None:
+        self.number = os.dup(0)
+        empty = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(empty, 0)
+        os.close(empty)
 
-def take_message() -> bytearray:
-    """Read one message."""
-    return take(int.from_bytes(take(8), "big"))
+    def take(self, size: int) -> bytearray:
+        """Read so many bytes, no more; at the end of the input the process is over."""
+        found = bytearray(size)
+        view, got = memoryview(found), 0
+        while got < size:
+            if hasattr(os, "readv"):
+                count = os.readv(self.number, [view[got : got + 1048576]])
+            else:
+                piece = os.read(self.number, min(size - got, 65536))
+                count = len(piece)
+                view[got : got + count] = piece
+            if not count:
+                os._exit(0)
+            got += count
+        return found
+
+    def message(self) -> bytearray:
+        """Read one message."""
+        return self.take(int.from_bytes(self.take(8), "big"))
 
 
 class Work:
     """The function, or why it could not be made."""
 
-    def __init__(self, document: bytearray, teller: Teller) -> None:
+    def __init__(self, document: bytearray, teller: Teller, source: Input, fresh: bool) -> None:
         self.teller = teller
+        self.source = source
+        self.fresh = fresh
         self.failure: list[Any] | None = None
         self.function: Any = None
+        self.classes: Any = ()
         try:
             parts = json.loads(document.decode("ascii"))
-            self.function = Bundle(parts).value(parts["entry"])
+            made = Bundle(parts)
+            self.function, self.classes = made.value(parts["entry"]), made.classes
+            code = getattr(self.function, "__code__", None)
+            if code is not None and code.co_flags & ASYNCHRONOUS:
+                importlib.import_module("asyncio")  # once, and not for each call
         except BaseException as error:  # a bundle runs the user's code
             self.failure = describe(error, "define")
 
     def rehearse(self, nowhere: int) -> None:
-        """Go through a call of nothing: a fork copies what it touches page by page, and does so now, ahead of its turn."""
-        self.run(bytearray(b"[[],{}]"), lambda: None, Teller(self.teller.head[1:], nowhere, nowhere))
+        """Go through a call of nothing: a fork copies what it touches page by page, and does so now, before its turn."""
+        message = b"".join(write_call((), {}, ()))
+        self.run(bytearray(message), lambda: None, Teller(self.teller.head[1:], nowhere, nowhere))
 
     def call(self) -> None:
         """Read one call, run it and tell what came of it."""
-        body = take_message()
-        empty = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(empty, 0)
-        os.close(empty)
+        body = self.source.message()
+        if self.fresh:
+            os.close(self.source.number)
         if self.failure is not None:
             self.teller.last(ERROR, self.failure)
         else:
@@ -86,16 +105,26 @@ class Work:
     def run(self, body: bytearray, function: Any, teller: Teller) -> None:
         """Run one call."""
         me = os.getpid()
-        args, kwargs = json.loads(body.decode("ascii"))
-        body.clear()
-        kind, pieces = answer(function, args, kwargs, teller)
+        try:
+            args, kwargs, trusted = read_call(body, self.classes)
+        except BadValue as error:
+            reason = "its arguments cannot be had there: %s" % error
+            teller.last(NOT_CARRIED, [reason.encode("utf-8", "backslashreplace")])
+            return
+        del body
+
+        def write(value: Any, path: str) -> list[Any]:
+            return write_result(value, path, self.classes, trusted)
+
+        kind, pieces = answer(function, args, kwargs, teller, write)
         if os.getpid() != me:  # a child that the function forked came back through here
             flush()
             os._exit(0)
-        try:
-            finish()
-        except BaseException as error:
-            kind, pieces = ERROR, describe(error, "call")
+        if self.fresh:
+            try:
+                finish()
+            except BaseException as error:
+                kind, pieces = ERROR, describe(error, "call")
         teller.last(kind, pieces)
 
 
@@ -108,27 +137,24 @@ class Forks:
         os.set_blocking(self.tell, False)
         self.nowhere = os.open(os.devnull, os.O_RDWR)
         self.ended: dict[int, int] = {}
-        self.spares: list[tuple[int, int]] = []
+        self.spare = 0, 0
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self.tell, warn_on_full_buffer=False)
 
     def serve(self) -> NoReturn:
         """Serve until the input ends."""
-        for _ in range(int(os.environ.get("WARM","16"))):
-            self.work.rehearse(self.nowhere)
         gc.collect()
         gc.freeze()
+        self.spare = self.fork()
         while True:
-            while len(self.spares) < AHEAD:
-                self.spares.append(self.fork())
-            pid, go = self.spares.pop(0)
+            pid, go = self.spare
             try:
                 os.write(go, DONE)
             except OSError:  # somebody killed it while it waited
                 pid = 0
             os.close(go)
+            self.spare = self.fork()
             if pid:
-                self.spares.append(self.fork())
                 self.wait(pid)
 
     def fork(self) -> tuple[int, int]:
@@ -141,8 +167,6 @@ class Forks:
         status = 1
         try:
             os.close(go)
-            for _, other in self.spares:
-                os.close(other)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self.news)
@@ -195,16 +219,20 @@ class Forks:
 
 def main() -> None:
     """Serve calls."""
-    document = take_message()
-    teller = Teller(bytes(take_message()))
+    source = Input()
+    document = source.message()
+    teller = Teller(bytes(source.message()))
+    fresh = source.message() == b"1"
     sys.argv = [""]
     sys.path[0] = os.getcwd()
-    work = Work(document, teller)
+    work = Work(document, teller, source, fresh)
     del document
     teller.frame(READY, [])
-    if hasattr(os, "fork"):
+    if fresh and hasattr(os, "fork"):
         Forks(work).serve()
     work.call()
+    while not fresh:
+        work.call()
 
 
 if __name__ == "__main__":
