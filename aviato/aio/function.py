@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from aviato import validation
 from aviato.aio import _facade as facade
 from aviato.aio.shipping.calls import Calls
+from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import check_function, collect
-from aviato.exceptions import CapabilityError
 from aviato.models import Serialization
 
 if TYPE_CHECKING:
@@ -47,14 +47,19 @@ class RemoteFunction(Generic[P, R]):
         timeout_seconds: float | None,
         concurrency: int | None,
         retries: int,
+        trust_result: bool,
         config: dict[str, Any],
     ) -> None:
         check_function(function)
-        if Serialization(serialization) is not Serialization.JSON:
-            raise CapabilityError(
-                "serialization must be Serialization.JSON: this version carries no pickled arguments",
-                hint="Pass plain values and rebuild the objects inside the function.",
+        self._serialization = Serialization(serialization)
+        if not isinstance(trust_result, bool):
+            raise TypeError(f"trust_result must be True or False, not {trust_result!r}")
+        if trust_result and self._serialization is not Serialization.PICKLE:
+            raise ValueError(
+                f"trust_result must be False with serialization={self._serialization!s}: only pickled results need "
+                "trust; use serialization=Serialization.PICKLE"
             )
+        self._trust_result = trust_result
         if timeout_seconds is not None:
             timeout_seconds = validation.seconds("timeout_seconds", timeout_seconds, above=True)
         if concurrency is None:
@@ -64,7 +69,7 @@ class RemoteFunction(Generic[P, R]):
         self._name: str = getattr(function, "__qualname__", repr(function))
         self._concurrency = validation.whole_number("concurrency", concurrency, minimum=1)
         collect(function)  # what cannot be shipped is said now
-        self._bundle: bytes | None = None
+        self._bundle: tuple[bytes, Carrier] | None = None
         self._calls = Calls(
             session,
             self._name,
@@ -78,9 +83,12 @@ class RemoteFunction(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<RemoteFunction {self._name}>"
 
-    def _shipped(self) -> bytes:
+    def _shipped(self) -> tuple[bytes, Carrier]:
         if self._bundle is None:
-            self._bundle = collect(self.__aviato_function__)
+            function = self.__aviato_function__
+            shipped = collect(function)
+            carrier = Carrier(function, shipped.classes, self._serialization, trust_result=self._trust_result)
+            self._bundle = shipped.document, carrier
         return self._bundle
 
     @facade.direct

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from aviato.aio.shipping.inside.carried import NotCarried, dumps
+from aviato.aio.shipping.carrier import Carrier
+from aviato.aio.shipping.inside.carried import BadValue
 from aviato.aio.shipping.program import program
 from aviato.exceptions import (
     AviatoError,
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from aviato.models import ProcessResult
 
 RESULT_LIMIT = 1024**3
-"""Bytes of JSON that a result may have."""
+"""Bytes that the message of a result may have."""
 _BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 5.0
 _DEATH_SECONDS = 5.0
-_JSON_HINT = "Values are None, bool, int, finite float, str, and lists and dicts (with str keys) of these."
+_LINE_LIMIT = 4 * 1024**2
 _log = logging.getLogger("aviato")
 
 
@@ -53,7 +54,7 @@ class Calls:
         self,
         session: Session,
         name: str,
-        bundle: Callable[[], bytes],
+        shipped: Callable[[], tuple[bytes, Carrier]],
         *,
         timeout_seconds: float | None,
         concurrency: int,
@@ -62,7 +63,7 @@ class Calls:
     ) -> None:
         self._session = session
         self._name = name
-        self._bundle = bundle
+        self._shipped = shipped
         self._timeout_seconds = timeout_seconds
         self._retries = retries
         self._config = config
@@ -73,10 +74,7 @@ class Calls:
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call; errors as `RemoteFunction.remote`."""
-        try:
-            body = b"[%b,%b]" % (dumps(list(args), "args"), dumps(kwargs, "kwargs"))
-        except NotCarried as error:
-            raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=_JSON_HINT) from None
+        body = self._shipped()[1].pack_arguments(args, kwargs)
         attempt = 0
         while True:
             try:
@@ -89,7 +87,7 @@ class Calls:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreading load is no secret
             attempt += 1
 
-    async def _once(self, body: bytes) -> Any:
+    async def _once(self, body: list[bytes | memoryview]) -> Any:
         await self._free.acquire()
         slot: _Slot | None = None
         process: Process | None = None
@@ -98,13 +96,13 @@ class Calls:
                 slot, kept = self._take()
                 if not slot.prepared:
                     await slot.sandbox.write_file(f"{slot.folder}/runner.py", program())
-                    await slot.sandbox.write_file(f"{slot.folder}/bundle.json", self._bundle())
+                    await slot.sandbox.write_file(f"{slot.folder}/bundle.json", self._shipped()[0])
                     slot.prepared = True
                 path = f"{self._temp_dir}/.aviato-result-{secrets.token_hex(16)}"
                 header = json.dumps({"result": path, "forget": slot.old_results})
                 process = slot.sandbox.exec(
                     ["python3", "-X", "utf8", f"{slot.folder}/runner.py", f"{slot.folder}/bundle.json"],
-                    stdin=b"%b\n%b" % (header.encode("ascii"), body),
+                    stdin=b"".join([header.encode("ascii"), b"\n", *body]),
                     timeout_seconds=self._timeout_seconds,
                 )
                 try:
@@ -116,14 +114,14 @@ class Calls:
                     slot = process = None
                     continue
                 slot.old_results = [path]
-                answer = await self._answer(slot.sandbox, path, result)
+                answer, message = await self._answer(slot.sandbox, path, result)
                 break
         except BaseException as error:
             await self._finish(slot, process, error)
             raise
         self._idle.append(slot)
         self._free.release()
-        return self._value(answer, result, slot.sandbox.sandbox_id)
+        return self._value(answer, message, result, slot.sandbox.sandbox_id)
 
     def _take(self) -> tuple[_Slot, bool]:
         """Return an idle sandbox that still runs, else a new one, and whether it was idle."""
@@ -173,7 +171,7 @@ class Calls:
         except AviatoError as error:
             _log.warning("a sandbox of %s could not be stopped; the session tries again: %s", self._name, error)
 
-    async def _answer(self, sandbox: Sandbox, path: str, result: ProcessResult) -> dict[str, Any]:
+    async def _answer(self, sandbox: Sandbox, path: str, result: ProcessResult) -> tuple[dict[str, Any], memoryview]:
         """Read and judge the result file; all of it is the word of an untrusted program."""
         if result.returncode != 0:
             self._no_result(result, sandbox.sandbox_id, None)
@@ -195,17 +193,21 @@ class Calls:
             self._no_result(result, sandbox.sandbox_id, error)
         finally:
             await reader.close()
+        whole = b"".join(pieces)
+        pieces.clear()
         try:
-            answer = json.loads(b"".join(pieces), parse_constant=_no_constant)
+            end = whole.find(b"\n", 0, _LINE_LIMIT)
+            answer = json.loads(whole[: max(end, 0)])
             if not isinstance(answer, dict) or len(answer.keys() & {"value", "error", "not_carried"}) != 1:
                 raise ValueError("it has neither a value nor an error")  # noqa: TRY301 - one place makes the error
         except (ValueError, RecursionError) as error:
-            raise SandboxExecutionError(
-                f"the sandbox gave no proper result of {self._name}: {error}",
-                exec_result=result,
-                sandbox_id=sandbox.sandbox_id,
-            ) from error
-        return answer
+            raise self._improper(error, result, sandbox.sandbox_id) from error
+        return answer, memoryview(whole)[end + 1 :]
+
+    def _improper(self, error: Exception, result: ProcessResult, sandbox_id: str) -> SandboxExecutionError:
+        return SandboxExecutionError(
+            f"the sandbox gave no proper result of {self._name}: {error}", exec_result=result, sandbox_id=sandbox_id
+        )
 
     def _no_result(self, result: ProcessResult, sandbox_id: str, cause: BaseException | None) -> NoReturn:
         hints = {
@@ -223,28 +225,28 @@ class Calls:
             hint=hints.get(result.returncode),
         ) from cause
 
-    def _value(self, answer: dict[str, Any], result: ProcessResult, sandbox_id: str) -> Any:
+    def _value(self, answer: dict[str, Any], message: memoryview, result: ProcessResult, sandbox_id: str) -> Any:
+        carrier = self._shipped()[1]
         if "value" in answer:
-            return answer["value"]
+            try:
+                return carrier.unpack_result(message)
+            except BadValue as error:
+                raise self._improper(error, result, sandbox_id) from error
         if "not_carried" in answer:
-            refused = FunctionSerializationError(f"{self._name} ran, but {answer['not_carried']}", hint=_JSON_HINT)
+            refused = FunctionSerializationError(f"{self._name}: {answer['not_carried']}", hint=carrier.result_hint)
             refused.exec_result = result
             raise refused
         told = answer["error"] if isinstance(answer["error"], dict) else {}
-        kind, message = str(told.get("type", "Exception")), str(told.get("message", ""))
+        kind, text = str(told.get("type", "Exception")), str(told.get("message", ""))
         defined = answer.get("stage") != "define"
         hint = None if defined else "What it imports must be in the sandbox's image, at a version that has the names."
-        error = SandboxExecutionError(
-            f"{self._name} {'raised' if defined else 'could not be set up in the sandbox:'} {kind}: {message}",
+        failure = SandboxExecutionError(
+            f"{self._name} {'raised' if defined else 'could not be set up in the sandbox:'} {kind}: {text}",
             exec_result=result,
             exception_type=kind,
-            exception_message=message,
+            exception_message=text,
             sandbox_id=sandbox_id,
             hint=hint,
         )
-        error.add_note(f"In the sandbox:\n{told.get('traceback', '')}".rstrip())
-        raise error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+        failure.add_note(f"In the sandbox:\n{told.get('traceback', '')}".rstrip())
+        raise failure

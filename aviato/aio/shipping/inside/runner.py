@@ -5,10 +5,10 @@ call::
 
     python3 runner.py BUNDLE < CALL
 
-CALL is one line of JSON, `{"result": PATH, "forget": [PATH, ...]}`, followed by `[args, kwargs]` in JSON. The
-outcome is
-written to `result` under a temporary name and renamed, so that it is complete or absent, and is apart from everything
-the function prints. The client imports `check` and `dumps` from here too, so that both sides have one idea of a value.
+CALL is one line of JSON, `{"result": PATH, "forget": [PATH, ...]}`, followed by the message that `read_call` reads. The
+outcome is written to `result` under a temporary name and renamed, so that it is complete or absent, and is apart from
+everything the function prints. It is one line of JSON, and after `{"value": true}` the message that `write_result`
+made.
 """
 
 # ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB - what Python 3.8 has, and as few imports as can be
@@ -20,8 +20,9 @@ import os
 import sys
 import traceback
 
-from aviato.aio.shipping.inside.carried import NotCarried, dumps
 from aviato.aio.shipping.inside.definitions import Bundle
+from aviato.aio.shipping.inside.messages import read_call, write_result
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,15 +58,24 @@ def describe(error: BaseException) -> dict[str, str]:
     }
 
 
-def call(bundle: str, arguments: bytes) -> bytes:
-    """Make the function, call it and return the outcome as JSON in bytes."""
+def outcome_line(outcome: Any) -> bytes:
+    """Return the line that an outcome begins with."""
+    return json.dumps(outcome).encode("ascii") + b"\n"
+
+
+def call(bundle: str, arguments: memoryview) -> list[Any]:
+    """Make the function, call it and return the outcome in pieces."""
     stage = "define"
     try:
         with open(bundle, "rb") as file:
             document = json.loads(file.read().decode("ascii"))
-        function = Bundle(document).value(document["entry"])
+        made = Bundle(document)
+        function = made.value(document["entry"])
+        try:
+            args, kwargs, trusted = read_call(arguments, made.classes)
+        except BadValue as error:
+            return [outcome_line({"not_carried": "its arguments cannot be had there: %s" % error})]
         stage = "call"
-        args, kwargs = json.loads(arguments.decode("ascii"))
         value = function(*args, **kwargs)
         if hasattr(value, "__await__"):
             import asyncio
@@ -75,11 +85,11 @@ def call(bundle: str, arguments: bytes) -> bytes:
 
             value = asyncio.run(wait())
     except BaseException as error:  # sys.exit and KeyboardInterrupt are the function's as well
-        return dumps({"error": describe(error), "stage": stage}, "outcome")
+        return [outcome_line({"error": describe(error), "stage": stage})]
     try:
-        return b'{"value":' + dumps(value, "result") + b"}"
+        return [outcome_line({"value": True}), *write_result(value, "result", made.classes, trusted)]
     except NotCarried as error:
-        return dumps({"not_carried": str(error)}, "outcome")
+        return [outcome_line({"not_carried": "it ran, but %s" % error})]
 
 
 def main() -> None:
@@ -100,13 +110,14 @@ def main() -> None:
     bundle = sys.argv[1]
     sys.argv = [""]
     sys.path[0] = os.getcwd()
-    outcome = call(bundle, arguments)
+    outcome = call(bundle, memoryview(arguments))
     if os.getpid() != me:  # a child that the function forked came back through here
         sys.stdout.flush()
         os._exit(0)
     temporary = header["result"] + ".new"
     with open(temporary, "wb") as file:
-        file.write(outcome)
+        for piece in outcome:
+            file.write(piece)
     os.rename(temporary, header["result"])
 
 
