@@ -229,6 +229,9 @@ class Session:
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
+        fresh: bool = True,
+        on_output: Callable[[str, str], object] | None = None,
         **config: Any,
     ) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
 
@@ -242,6 +245,9 @@ class Session:
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
+        fresh: bool = True,
+        on_output: Callable[[str, str], object] | None = None,
         **config: Any,
     ) -> RemoteFunction[P, R] | Callable[[Callable[P, R]], RemoteFunction[P, R]]:
         """Decorate a function so that it can be called in sandboxes of this session.
@@ -249,16 +255,24 @@ class Session:
         Args:
             function: The function, when the decorator is used without parentheses.
             container_image: Image of its sandboxes.
-            serialization: How arguments and results travel.
+            serialization: How arguments travel: `JSON` carries plain values and those of many other types, `PICKLE` all
+                that can be pickled. Results are never pickles, unless `trust_result`.
             timeout_seconds: Limit of one call; the call is killed, not the sandbox.
             concurrency: Most calls, and sandboxes, at once.
             retries: How often a call is repeated that failed because of its infrastructure.
+            trust_result: With `PICKLE`, pickle results too. To unpickle is to run what the bytes say, here, outside
+                the sandbox; only for functions that run no code but yours.
+            fresh: Run each call in a fork of the interpreter, so that nothing it does to globals is seen by another.
+                False runs the calls of a sandbox one after the other in one interpreter: several times faster for short
+                calls, and for functions that keep something between them.
+            on_output: Called with `"stdout"` or `"stderr"` and the text that a call prints, as it comes; on the event
+                loop, so it must not block. What it raises is logged.
             config: Further fields of `SandboxDefaults` for its sandboxes.
 
         Raises:
             FunctionSerializationError: The function cannot be shipped; it says why and what to do.
             TypeError: An argument has the wrong type, or a keyword is unknown.
-            ValueError: An argument is out of range.
+            ValueError: An argument is out of range, or `trust_result` is set without `Serialization.PICKLE`.
         """
         if container_image is not None:
             config["container_image"] = container_image
@@ -271,6 +285,9 @@ class Session:
                 timeout_seconds=timeout_seconds,
                 concurrency=concurrency,
                 retries=retries,
+                trust_result=trust_result,
+                fresh=fresh,
+                on_output=on_output,
                 config=config,
             )
 

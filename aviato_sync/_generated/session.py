@@ -201,6 +201,7 @@ class Session(ContextHandle):
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
         **config: Any,
     ) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
 
@@ -214,6 +215,7 @@ class Session(ContextHandle):
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
         **config: Any,
     ) -> RemoteFunction[P, R] | Callable[[Callable[P, R]], RemoteFunction[P, R]]:
         """Decorate a function so that it can be called in sandboxes of this session.
@@ -221,16 +223,19 @@ class Session(ContextHandle):
         Args:
             function: The function, when the decorator is used without parentheses.
             container_image: Image of its sandboxes.
-            serialization: How arguments and results travel.
+            serialization: How arguments travel: `JSON` carries plain values and those of many other types, `PICKLE` all
+                that can be pickled. Results are never pickles, unless `trust_result`.
             timeout_seconds: Limit of one call; the call is killed, not the sandbox.
             concurrency: Most calls, and sandboxes, at once.
             retries: How often a call is repeated that failed because of its infrastructure.
+            trust_result: With `PICKLE`, pickle results too. To unpickle is to run what the bytes say, here, outside
+                the sandbox; only for functions that run no code but yours.
             config: Further fields of `SandboxDefaults` for its sandboxes.
 
         Raises:
             FunctionSerializationError: The function cannot be shipped; it says why and what to do.
             TypeError: An argument has the wrong type, or a keyword is unknown.
-            ValueError: An argument is out of range.
+            ValueError: An argument is out of range, or `trust_result` is set without `Serialization.PICKLE`.
         """
         __tracebackhide__ = True
         return cast(
@@ -243,6 +248,7 @@ class Session(ContextHandle):
                 timeout_seconds=timeout_seconds,
                 concurrency=concurrency,
                 retries=retries,
+                trust_result=trust_result,
                 **config,
             ),
         )

@@ -38,6 +38,7 @@ class Bundle:
 
     def __init__(self, bundle: dict[str, Any]) -> None:
         self.items = bundle["items"]
+        needed = bundle["needed"]
         modules = []
         for names in bundle["spaces"]:
             module = types.ModuleType(names["__name__"])
@@ -62,13 +63,28 @@ class Bundle:
             else:
                 sys.modules.setdefault(module.__name__, module)
         for number in range(len(self.items)):  # what others need comes first
-            made = self.make(number)
+            made = self.make(number) if number < needed else self.attempt(["item", number])
+            if number not in self.made:
+                continue  # only a class that values may have, and the reason is in the table
             for space, name in waiting.get(number, ()):
                 space[name] = made
         for space, name, optional, reference in late:
             self.bind(space, name, optional, reference)
-        for number, (_, link) in self.made.items():  # again, now that circles are closed
-            self.link(number, link)
+        for number, (_, link) in list(self.made.items()):  # again, now that circles are closed
+            try:
+                self.link(number, link)
+            except Exception:
+                if number < needed:
+                    raise
+        self.classes = [self.attempt(reference) for reference in bundle["classes"]]
+
+    def attempt(self, reference: list[Any]) -> Any:
+        """Return what a reference stands for; in its place, when it cannot be had here, a text that says why."""
+        try:
+            return self.value(reference)
+        except Exception as error:
+            name = self.items[reference[1]]["qualname"] if reference[0] == "item" else ".".join(reference[1:])
+            return "%s cannot be had here: %s: %s" % (name, type(error).__name__, error)
 
     def link(self, number: int, link: Any) -> None:
         """Fill the closure of a definition as far as its values are there."""
@@ -79,7 +95,7 @@ class Bundle:
         """Put one value under its name."""
         try:
             space[name] = self.value(reference)
-        except (ImportError, AttributeError):
+        except Exception:
             if not optional:
                 raise
 
@@ -116,12 +132,16 @@ class Bundle:
         item = self.items[number]
         space = self.spaces[item["space"]]
         self.made[number] = None
-        for name, reference in item["needs"]:
-            if holds_items(reference) and name not in item["cells"]:
-                space[name] = self.value(reference)
-        now = [self.early(reference) for reference in item["cells"].values()]
-        defaults = [self.value(reference) for reference in item["defaults"]]
-        self.made[number] = self.define(item, space, now, defaults)
+        try:
+            for name, reference in item["needs"]:
+                if holds_items(reference) and name not in item["cells"]:
+                    space[name] = self.value(reference)
+            now = [self.early(reference) for reference in item["cells"].values()]
+            defaults = [self.value(reference) for reference in item["defaults"]]
+            self.made[number] = self.define(item, space, now, defaults)
+        finally:
+            if self.made[number] is None:
+                del self.made[number]
         self.link(number, self.made[number][1])
         return self.made[number][0]
 

@@ -1,0 +1,131 @@
+"""The values of one remote function on the client's side: arguments to bytes, and bytes to results."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from aviato.aio.shipping.annotations import hints, item_type, result_type
+from aviato.aio.shipping.inside.carried import BadValue, NotCarried
+from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
+from aviato.exceptions import FunctionSerializationError
+from aviato.models import Serialization
+
+_EXACT = frozenset({bool, int, float, str, bytes, type(None)})
+"""A value of just this type fits an annotation of it, which costs no converter."""
+_HINT = (
+    "Values are those of JSON, bytes, tuples, sets, dates, paths and other types of the standard library, arrays of "
+    "numpy, and enums, dataclasses, attrs classes and named tuples in the function's annotations."
+)
+_PICKLE_HINT = " serialization=Serialization.PICKLE carries all that can be pickled."
+_TRUST_HINT = (
+    " Only a pickle could carry it, and reading a pickle runs what the sandbox wrote into it: trust_result=True allows "
+    "that, for functions whose every line you trust."
+)
+
+
+class Carrier:
+    """Makes messages of the arguments of a function, and results of the messages that come back.
+
+    It knows nothing of how messages travel. A message that it makes has views of the arguments' memory; they must
+    not change before it was written.
+    """
+
+    def __init__(
+        self,
+        function: Any,
+        classes: tuple[Any, ...],
+        serialization: Serialization = Serialization.JSON,
+        *,
+        trust_result: bool = False,
+    ) -> None:
+        self._name = getattr(function, "__qualname__", repr(function))
+        self._classes = classes
+        self._pickles = Serialization(serialization) is Serialization.PICKLE
+        self._trusts = trust_result
+        self._signature: inspect.Signature | None = None
+        self._hints: dict[str, Any] = {}
+        if not hasattr(function, "__wrapped__"):  # under a decorator the annotations are those of another function
+            self._hints = hints(function)
+            self._signature = inspect.signature(function)
+        self._result = result_type(self._hints)
+        self._item = item_type(self._hints)
+
+    @property
+    def result_hint(self) -> str:
+        """What to do when a result could not be carried."""
+        if not self._pickles:
+            return _HINT
+        return _HINT if self._trusts else _HINT + _TRUST_HINT
+
+    def pack_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes | memoryview]:
+        """Return the message of a call, in pieces to be written one after another.
+
+        Raises:
+            FunctionSerializationError: An argument does not fit its annotation, or cannot be carried; the message has
+                its path.
+        """
+        try:
+            args, kwargs = self._fitted(args, kwargs)
+            if self._pickles:
+                return write_pickled_call(args, kwargs, self._classes, self._trusts)
+            return write_call(args, kwargs, self._classes)
+        except NotCarried as error:
+            hint = _HINT if self._pickles else _HINT + _PICKLE_HINT
+            raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=hint) from error
+
+    def unpack_result(self, message: bytes | bytearray | memoryview) -> Any:
+        """Return the result of a call, as the function's annotation says it.
+
+        Raises:
+            BadValue: The message is none, or the result does not fit the annotation. It is a ValueError.
+        """
+        return self._value(message, self._result, "result")
+
+    def unpack_item(self, message: bytes | bytearray | memoryview) -> Any:
+        """Return an item of a generator, as the function's annotation says it.
+
+        Raises:
+            BadValue: The message is none, or the item does not fit the annotation. It is a ValueError.
+        """
+        return self._value(message, self._item, "item")
+
+    def _value(self, message: bytes | bytearray | memoryview, kind: Any, path: str) -> Any:
+        value = read_result(message, self._classes, self._trusts)
+        return _fit(value, kind, path, BadValue)
+
+    def _fitted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._signature is None or not self._hints:
+            return args, kwargs
+        by_name: dict[str, str] = {}
+        by_place: list[str] = []
+        rest = more = None
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
+                by_place.append(name)
+            if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
+                by_name[name] = name
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                rest = name
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                more = name
+        made = []
+        for index, value in enumerate(args):  # one too many has no type, and is refused by the function itself
+            kind = self._hints.get(by_place[index] if index < len(by_place) else rest or "", Any)
+            made.append(_fit(value, kind, f"args[{index}]", NotCarried))
+        named = {
+            name: _fit(value, self._hints.get(by_name.get(name, more or ""), Any), f"kwargs.{name}", NotCarried)
+            for name, value in kwargs.items()
+        }
+        return tuple(made), named
+
+
+def _fit(value: Any, kind: Any, path: str, refused: type[Exception]) -> Any:
+    if kind is Any or (type(value) is kind and kind in _EXACT):
+        return value
+    from aviato.aio.shipping.typed import MismatchError, fit  # noqa: PLC0415 - cattrs is for those who annotate
+
+    try:
+        return fit(value, kind, path)
+    except MismatchError as error:
+        raise refused(str(error)) from error
