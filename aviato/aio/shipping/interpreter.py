@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from aviato.agent.frames import DATA_CHUNK, Which
-from aviato.aio.shipping.inside.runner import ITEM, MARK, READY, TOKEN_BYTES
+from aviato.aio.shipping.inside.runner import ITEM, MARK, ONCE, READY, TOKEN_BYTES
 from aviato.aio.shipping.program import COMMAND
 from aviato.exceptions import AgentProtocolError, AviatoError, EngineConnectionError, OutputLostError
 from aviato.models import ExitReason, ProcessResult
@@ -99,6 +99,7 @@ class Interpreter:
         self._dead = asyncio.Event()
         self._answer: asyncio.Future[Answer] | None = None
         self.ended: ProcessResult | AviatoError | None = None
+        self._once, self._calls_left = False, True
         self._begin(None, None)
         self._remote: RemoteProcess = channel.exec(COMMAND, self, stdin=True)
         self._send(start)
@@ -106,7 +107,7 @@ class Interpreter:
     @property
     def usable(self) -> bool:
         """True when it can serve another call."""
-        return self._answer is None and not self._dead.is_set()
+        return self._answer is None and self._calls_left and not self._dead.is_set()
 
     async def ready(self) -> None:
         """Wait until the function is made, or is known not to be, or the interpreter has ended."""
@@ -141,6 +142,7 @@ class Interpreter:
         else:  # what its definitions print belongs to the first call
             self._on_output, self._on_item = on_output, on_item
         self._answer = self._loop.create_future()
+        self._calls_left = not self._once
         size = sum(len(piece) for piece in pieces)
         length = size.to_bytes(8, "big")
         self._send([length + b"".join(pieces)] if size <= DATA_CHUNK else [length, *pieces])
@@ -261,6 +263,7 @@ class Interpreter:
         assert frame is not None  # noqa: S101 - it was being filled
         if self._kind == READY:
             if not self._ready.done():
+                self._once = frame == ONCE
                 self._ready.set_result(None)
         elif self._kind == ITEM and self._on_item is not None:
             self._untaken += len(frame)

@@ -31,6 +31,8 @@ MARK = b"\0"
 TOKEN_BYTES = 16
 READY, VALUE, ITEM, ERROR, NOT_CARRIED = b"r", b"v", b"i", b"e", b"n"
 """Kinds of frames: the definitions are made; the call returned; it yielded; it raised; it gave what cannot travel."""
+ONCE = b"once"
+"""Says, with `READY`, that the interpreter ends after one call."""
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
 OWN_FILE = "<aviato>"

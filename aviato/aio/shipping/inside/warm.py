@@ -26,7 +26,7 @@ import sys
 from aviato.aio.shipping.inside.definitions import Bundle
 from aviato.aio.shipping.inside.messages import read_call, write_call, write_result
 from aviato.aio.shipping.inside.refused import BadValue
-from aviato.aio.shipping.inside.runner import ERROR, NOT_CARRIED, READY, Teller, answer, describe, finish, flush
+from aviato.aio.shipping.inside.runner import ERROR, NOT_CARRIED, ONCE, READY, Teller, answer, describe, finish, flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ class Input:
 class Work:
     """The function, or why it could not be made."""
 
-    def __init__(self, document: bytearray, teller: Teller, source: Input, fresh: bool) -> None:
+    def __init__(self, document: bytearray, teller: Teller, source: Input, forks: bool) -> None:
         self.teller = teller
         self.source = source
-        self.fresh = fresh
+        self.forks = forks
         self.failure: list[Any] | None = None
         self.function: Any = None
         self.classes: Any = ()
@@ -95,7 +95,7 @@ class Work:
     def call(self) -> None:
         """Read one call, run it and tell what came of it."""
         body = self.source.message()
-        if self.fresh:
+        if self.forks:
             os.close(self.source.number)
         if self.failure is not None:
             self.teller.last(ERROR, self.failure)
@@ -120,7 +120,7 @@ class Work:
         if os.getpid() != me:  # a child that the function forked came back through here
             flush()
             os._exit(0)
-        if self.fresh:
+        if self.forks:  # else the interpreter does it at its own end
             try:
                 finish()
             except BaseException as error:
@@ -225,10 +225,11 @@ def main() -> None:
     fresh = source.message() == b"1"
     sys.argv = [""]
     sys.path[0] = os.getcwd()
-    work = Work(document, teller, source, fresh)
+    forks = fresh and hasattr(os, "fork")
+    work = Work(document, teller, source, forks)
     del document
-    teller.frame(READY, [])
-    if fresh and hasattr(os, "fork"):
+    teller.frame(READY, [ONCE] if fresh and not forks else [])
+    if forks:
         Forks(work).serve()
     work.call()
     while not fresh:
