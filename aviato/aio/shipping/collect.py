@@ -85,7 +85,7 @@ class _Collector:
         entry = self.function(function, f"function {raw.__qualname__!r}", raw.__code__.co_name)
         needed = len(self.items)
         for cls in classes_of(raw):
-            self.annotated(cls)
+            self.annotated(cls, raw.__globals__)
         table = self.table()
         document = {
             "entry": entry,
@@ -97,18 +97,19 @@ class _Collector:
         }
         return Shipped(json.dumps(document).encode("ascii"), tuple(value for value, _ in table))
 
-    def annotated(self, cls: type) -> None:
+    def annotated(self, cls: type, names: dict[str, Any]) -> None:
         """Collect a class that only annotations name; what is missing there is no error until a value needs it."""
         before = len(self.items), dict(self.known), dict(self.imports), dict(self.spaces), dict(self.numbers)
         links = {number: dict(space[2]) for number, space in self.spaces.items()}
+        self.current = names
         try:
             self.reference(cls, f"class {cls.__qualname__!r}", cls.__name__, None)
         except FunctionSerializationError:
             count, self.known, self.imports, self.spaces, self.numbers = before
             del self.items[count:]
-            for number, names in links.items():
+            for number, kept in links.items():
                 self.spaces[number][2].clear()
-                self.spaces[number][2].update(names)
+                self.spaces[number][2].update(kept)
         else:
             for number, space in self.spaces.items():
                 for name in space[2].keys() - links.get(number, {}).keys():

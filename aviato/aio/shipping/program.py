@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aviato.aio.shipping import inside
 
-_MODULES = ("refused", "arrays", "kinds", "carried", "messages", "definitions", "runner")
+_MODULES = ("refused", "arrays", "frames", "kinds", "makers", "carried", "messages", "definitions", "runner")
 """In the order in which they need each other."""
 _OWN_IMPORTS = re.compile(r"^from (?:__future__|aviato[.\w]*) import .*\n", re.MULTILINE)
 

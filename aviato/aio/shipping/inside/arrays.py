@@ -51,7 +51,7 @@ def npy_array(unpacking: Any, item: list[Any]) -> Any:
     try:
         import numpy
     except ImportError:
-        raise NotHere("a numpy array needs numpy, which is not installed here") from None
+        raise NotHere("a numpy array needs numpy, which is not installed") from None
     data = unpacking.blob(item[1])
     head = io.BytesIO(data[:12000])
     if numpy.lib.format.read_magic(head) != (2, 0):

@@ -84,7 +84,7 @@ class Bundle:
             return self.value(reference)
         except Exception as error:
             name = self.items[reference[1]]["qualname"] if reference[0] == "item" else ".".join(reference[1:])
-            return "%s cannot be had here: %s: %s" % (name, type(error).__name__, error)
+            return "the class %s cannot be had: %s: %s" % (name, type(error).__name__, error)
 
     def link(self, number: int, link: Any) -> None:
         """Fill the closure of a definition as far as its values are there."""

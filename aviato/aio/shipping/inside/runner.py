@@ -74,7 +74,7 @@ def call(bundle: str, arguments: memoryview) -> list[Any]:
         try:
             args, kwargs, trusted = read_call(arguments, made.classes)
         except BadValue as error:
-            return [outcome_line({"not_carried": "its arguments cannot be had there: %s" % error})]
+            return [outcome_line({"not_carried": "its arguments cannot be made in the sandbox: %s" % error})]
         stage = "call"
         value = function(*args, **kwargs)
         if hasattr(value, "__await__"):
