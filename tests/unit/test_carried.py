@@ -273,7 +273,7 @@ CIRCLE.append({"again": (CIRCLE,)})
         (collections.deque([0, Plain()]), r"^value\[1\] is of type"),
         (collections.OrderedDict(a=Plain()), r"^value\['a'\] is of type"),
         (collections.defaultdict(lambda: 1), r"^value is a defaultdict whose default_factory"),
-        (collections.defaultdict(list, k=Plain()), r"^value\['k'\] is of type"),
+        (collections.defaultdict[str, Any](list, k=Plain()), r"^value\['k'\] is of type"),
         (Made(1, 2), r"^value is of type .*Made, which is not known"),
         (fractions.Fraction(1, 3**20000), r"^value is a fraction of numbers with more than"),
         (memoryview(b"abcd")[::2], r"^value is a memoryview of more"),

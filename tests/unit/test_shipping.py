@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import enum
 import functools
 import importlib.util
@@ -16,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -303,6 +305,47 @@ def run(
     line, _, message = result.read_bytes().partition(b"\n")
     outcome = json.loads(line)
     return ({"value": unpack(message, shipped.classes)} if "value" in outcome else outcome), done
+
+
+def keeps(value: Any, point: Point, pair: Pair, colour: Colour) -> Any:
+    """Give back what came."""
+    assert (type(point).__name__, point.total(), pair.left, colour.value) == ("Point", 3, 4, "r")
+    return value, [point], {colour: pair}
+
+
+def meets_array(value: Any) -> str:
+    """Take what the sandbox may not have the package for."""
+    return type(value).__name__
+
+
+VALUES: list[Any] = [
+    {(1, b"x" * 100_000), frozenset({None})},
+    [10**5000, math.inf, 1j, "\ud800" * 70_000, bytearray(b"x"), range(3)],
+    {1: dt.datetime(2024, 1, 1, tzinfo=dt.UTC), 2: dt.timedelta(1), 3: PurePosixPath("/x"), 4: uuid.UUID(int=1)},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parent.parent.name + "-" + Path(path).name)
+def test_every_value_goes_and_comes(python: str, tmp_path: Path) -> None:
+    """Values of many kinds and of the function's own classes, in the other interpreter and back."""
+    for value in VALUES:
+        outcome, done = run(keeps, tmp_path, value, Point(1, 2), Pair(4), Colour.RED, python=python)
+        assert outcome == {"value": (value, [Point(1, 2)], {Colour.RED: Pair(4)})}, done.stderr.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parent.parent.name + "-" + Path(path).name)
+def test_an_array_needs_its_package(python: str, tmp_path: Path) -> None:
+    """Where numpy is not there the function does not run, and that is what is said."""
+    np = pytest.importorskip("numpy", exc_type=ImportError)
+    there = subprocess.run([python, "-c", "import numpy"], capture_output=True, check=False).returncode == 0
+    outcome, _ = run(meets_array, tmp_path, np.arange(3), python=python)
+    if there:
+        assert outcome == {"value": "ndarray"}
+    else:
+        text = "its arguments cannot be made in the sandbox: a numpy array needs numpy: No module named 'numpy'"
+        assert outcome == {"not_carried": text}
 
 
 @pytest.mark.slow

@@ -81,6 +81,12 @@ class Options(TypedDict):
     size: NotRequired[int]
 
 
+class Holder(TypedDict):
+    """A dict with an object in it."""
+
+    order: Order
+
+
 class Closable(Protocol):
     """What nothing can be checked against."""
 
@@ -257,15 +263,11 @@ def test_annotations_are_evaluated_as_far_as_they_go() -> None:
 def test_classes_are_found_through_everything() -> None:
     """Generics, unions, marks, fields of fields, members of literals, keys of typed dicts."""
 
-    class Inner(TypedDict):
-        order: Order
-
     def function(
-        a: dict[str, Annotated[list[Inner], 1] | None], b: Literal[Colour.RED], c: tuple[Lost, ...]
-    ) -> Pair: ...  # type: ignore[empty-body]
+        a: dict[str, Annotated[list[Holder], 1] | None], b: Literal[Colour.RED], c: tuple[Lost, ...]
+    ) -> Pair | None:
+        return None
 
-    function.__annotations__["a"] = dict[str, Annotated[list[Inner], 1] | None]
-    Inner.__annotations__["order"] = Order
     assert set(classes_of(function)) == {Order, Point, Colour, Lost, Pair}
 
 
@@ -293,12 +295,13 @@ def test_arguments_go_to_their_parameters() -> None:
         [1.0, {2}, 3.0, 4.0],
         {"c": Point(1), "d": (5,), "a": (6,)},
     )
-    for args, kwargs, text in [
+    wrong: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
         (("x",), {}, r"function: args\[0\]: expected float, got str 'x'"),
         ((1, {2}, 3, "y"), {}, r"args\[3\]: expected float"),
         ((1,), {"b": [1, "z"]}, r"kwargs\.b\[1\]: expected int, got str 'z'"),
         ((1,), {"e": 5}, r"kwargs\.e: expected tuple\[int, \.\.\.\], got int 5"),
-    ]:
+    ]
+    for args, kwargs, text in wrong:
         with pytest.raises(FunctionSerializationError, match=text) as caught:
             carrier.pack_arguments(args, kwargs)
         assert "annotation" in str(caught.value.hint)
@@ -327,9 +330,11 @@ def test_under_a_decorator_nothing_is_assumed() -> None:
 def test_results_and_items_are_made_to_fit() -> None:
     """And an error when they do not, or when they are nothing."""
 
-    def function() -> list[tuple[int, float]]: ...
+    def function() -> list[tuple[int, float]]:
+        return []
 
-    def generator() -> Iterator[set[int]]: ...
+    def generator() -> Iterator[set[int]]:
+        yield set()
 
     carrier = Carrier(function, ())
     assert carrier.unpack_result(b"".join(pack([[1, 2]], "", ()))) == [(1, 2.0)]

@@ -141,16 +141,16 @@ def arrow_table(item: list[Any], unpacking: Any) -> Any:
 def make_pandas(item: list[Any], unpacking: Any) -> Any:
     try:
         import pandas  # noqa: F401 - what the table becomes
-    except ImportError:
-        raise NotHere("a data frame of pandas needs pandas, which is not installed") from None
+    except ImportError as error:
+        raise NotHere("a data frame of pandas needs pandas: %s" % error) from error
     return arrow_table(item, unpacking).to_pandas()
 
 
 def make_polars(item: list[Any], unpacking: Any) -> Any:
     try:
         import polars as pl
-    except ImportError:
-        raise NotHere("a data frame of polars needs polars, which is not installed") from None
+    except ImportError as error:
+        raise NotHere("a data frame of polars needs polars: %s" % error) from error
     return pl.from_arrow(arrow_table(item, unpacking))
 
 
