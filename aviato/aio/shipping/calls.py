@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aviato.aio.shipping.carrier import Carrier
-from aviato.aio.shipping.inside.carried import BadValue
+from aviato.aio.shipping.inside.carried import BadValue, NotHere
 from aviato.aio.shipping.program import program
 from aviato.exceptions import (
     AviatoError,
@@ -230,6 +230,10 @@ class Calls:
         if "value" in answer:
             try:
                 return carrier.unpack_result(message)
+            except NotHere as error:
+                lacking = FunctionSerializationError(f"{self._name} ran, but its {error}", hint=carrier.result_hint)
+                lacking.exec_result = result
+                raise lacking from error
             except BadValue as error:
                 raise self._improper(error, result, sandbox_id) from error
         if "not_carried" in answer:

@@ -40,11 +40,13 @@ class Carrier:
         serialization: Serialization = Serialization.JSON,
         *,
         trust_result: bool = False,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self._name = getattr(function, "__qualname__", repr(function))
         self._classes = classes
         self._pickles = Serialization(serialization) is Serialization.PICKLE
         self._trusts = trust_result
+        self._left_out = "".join(f" {reason}." for reason in left_out)
         self._hints: dict[str, Any] = {}
         if not hasattr(function, "__wrapped__"):  # under a decorator the annotations are those of another function
             self._hints = hints(function)
@@ -55,9 +57,8 @@ class Carrier:
     @property
     def result_hint(self) -> str:
         """What to do when a result could not be carried."""
-        if not self._pickles:
-            return _HINT
-        return _HINT if self._trusts else _HINT + _TRUST_HINT
+        needs_trust = self._pickles and not self._trusts
+        return _HINT + self._left_out + (_TRUST_HINT if needs_trust else "")
 
     def pack_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes | memoryview]:
         """Return the message of a call, in pieces to be written one after another.
@@ -72,7 +73,7 @@ class Carrier:
                 return write_pickled_call(args, kwargs, self._classes, self._trusts)
             return write_call(args, kwargs, self._classes)
         except NotCarried as error:
-            hint = _HINT if self._pickles else _HINT + _PICKLE_HINT
+            hint = _HINT + self._left_out + ("" if self._pickles else _PICKLE_HINT)
             raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=hint) from error
 
     def unpack_result(self, message: bytes | bytearray | memoryview) -> Any:

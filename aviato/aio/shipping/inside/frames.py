@@ -105,9 +105,12 @@ def follow(data: Any, place: int) -> int:
 
 
 def is_compressed(message: Any) -> bool:
-    """Tell whether the body of a message of an Arrow stream is compressed."""
+    """Tell whether the body of a message of an Arrow stream is compressed, or may be in the old way, by metadata."""
     data = bytes(message.metadata)
-    header = follow(data, table_field(data, follow(data, 0), 2))
+    root = follow(data, 0)
+    if table_field(data, root, 4):
+        return True
+    header = follow(data, table_field(data, root, 2))
     if message.type == "dictionary":
         header = follow(data, table_field(data, header, 1))
     return bool(table_field(data, header, 3))
