@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import check_function, collect
 from aviato.aio.shipping.inside.carried import unpack
 from aviato.aio.shipping.inside.messages import write_call
@@ -501,6 +502,44 @@ def test_names_that_come_later_are_found_at_the_call(cell: Callable[[str], dict[
     assert run(names["f"], tmp_path)[0]["error"]["type"] == "NameError"
     names["later"] = square
     assert run(names["f"], tmp_path)[0]["error"]["message"].startswith("square() missing")
+
+
+def takes_point(value: Point, other: dict[str, list[Colour | None]]) -> Pair:
+    """Name classes in annotations alone."""
+    return value  # type: ignore[return-value]  # it is not run
+
+
+def test_classes_of_annotations_are_in_the_table() -> None:
+    """With what they need, after what the function needs; a class without fields is there for pickles only."""
+    shipped = collect(takes_point)
+    assert set(shipped.classes) == {takes_point, Point, Colour, Pair}
+    document = json.loads(shipped.document)
+    assert document["needed"] == 1
+    assert [item["name"] for item in document["items"][:1]] == ["takes_point"]
+
+    def takes_plain(value: Base) -> None: ...
+
+    assert Base not in collect(takes_plain).classes
+    assert Base in collect(takes_plain, pickled=True).classes
+
+
+def test_a_class_that_cannot_be_shipped_is_left_out(tmp_path: Path) -> None:
+    """The function runs without it; who gives it one is told why that cannot travel."""
+    made = dataclasses.make_dataclass("Made", [("x", int)])
+
+    def function(value: Any) -> bool:
+        return value is None
+
+    function.__annotations__["value"] = made | None
+    shipped = collect(function)
+    assert shipped.classes == (function,)
+    assert run(function, tmp_path, None)[0] == {"value": True}
+    carrier = Carrier(function, shipped.classes, left_out=shipped.left_out)
+    with pytest.raises(FunctionSerializationError, match=r"args\[0\] is of type .*Made, which is not known") as caught:
+        carrier.pack_arguments((made(1),), {})
+    assert "class 'Made' cannot be shipped: Made is an object of type builtins.type, which has no source" in str(
+        caught.value.hint
+    )
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from aviato.aio.shipping.values import is_installed, is_ours
 
-_PLAIN = frozenset({"builtins", "typing", "typing_extensions", "types", "abc", "collections.abc"})
+_PLAIN = frozenset({"builtins", "typing", "typing_extensions", "collections.abc"})
 _STREAMS = (
     collections.abc.Generator,
     collections.abc.Iterator,

@@ -18,7 +18,7 @@ from aviato.aio.shipping.inside.kinds import fields_of
 
 def _field_hooks(kind: Any, converter: cattrs.Converter) -> dict[str, Hook]:
     origin = origin_of(kind)
-    filled = dict(zip(getattr(origin, "__parameters__", ()), typing.get_args(kind), strict=False))
+    filled: dict[Any, Any] = dict(zip(getattr(origin, "__parameters__", ()), typing.get_args(kind), strict=False))
 
     def fill(hint: Any) -> Any:
         if isinstance(hint, typing.TypeVar):

@@ -180,8 +180,11 @@ def pack(value: Any, path: str, classes: Any) -> list[Any]:
         plain = is_plain(value)
         document = value if plain else packing.document(value)
         text = _ENCODER.encode(document).encode("ascii")
-    except (ValueError, RecursionError, RuntimeError) as error:  # changed meanwhile, or the caller's stack is full
-        raise NotCarried("%s cannot be written: %s" % (path or "the value", error)) from error
+    except NotCarried:
+        raise
+    except Exception as error:  # changed meanwhile, the caller's stack is full, or a class of the user's failed
+        text = "%s: %.500s" % (type(error).__name__, error)
+        raise NotCarried("%s cannot be written: %s" % (path or "the value", text)) from error
     head = HEADER.pack(MAGIC, 0 if plain else 1, len(packing.sizes), len(text))
     lengths = struct.pack("<%dQ" % len(packing.sizes), *packing.sizes)
     return [head + lengths + text, *packing.pieces]
