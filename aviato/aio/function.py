@@ -14,7 +14,7 @@ from aviato import validation
 from aviato.aio import _facade as facade
 from aviato.aio.shipping.calls import Calls
 from aviato.aio.shipping.carrier import Carrier
-from aviato.aio.shipping.collect import check_function, collect
+from aviato.aio.shipping.collect import Shipped, check_function, collect
 from aviato.models import Serialization
 
 if TYPE_CHECKING:
@@ -35,9 +35,15 @@ class RemoteFunction(Generic[P, R]):
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
     that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
-    first call, which fixes them. Arguments and results are JSON: None, bool, int, finite float, str, lists, and dicts
-    with str keys arrive as they were, tuples as lists; all else is refused with its path. An asynchronous function is
-    run to its end there. Calling the object itself runs the function here, as `local` does.
+    first call, which fixes them. An asynchronous function is run to its end there. Calling the object itself runs the
+    function here, as `local` does.
+
+    Arguments and results arrive as they were: values of JSON, bytes, tuples, sets, dicts with any keys, dates, paths,
+    UUIDs, decimals and more of the standard library, numpy arrays and data frames where their packages are on both
+    sides, and instances of enums, dataclasses, attrs classes and named tuples that the function's annotations name or
+    that it uses; these are made by calling the class. Values are made to fit the annotations, or refused: a float where
+    one is annotated, a dataclass of a dict. With `Serialization.PICKLE` arguments are whatever can be pickled, and
+    results too with `trust_result`. What cannot be carried is refused with its path.
     """
 
     def __init__(
@@ -78,7 +84,7 @@ class RemoteFunction(Generic[P, R]):
         raw = inspect.unwrap(function)
         self._is_generator = inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
         self._concurrency = validation.whole_number("concurrency", concurrency, minimum=1)
-        collect(function)  # what cannot be shipped is said now
+        self._collect()  # what cannot be shipped is said now
         self._bundle: tuple[bytes, Carrier] | None = None
         self._calls = Calls(
             session,
@@ -97,11 +103,19 @@ class RemoteFunction(Generic[P, R]):
 
     def _shipped(self) -> tuple[bytes, Carrier]:
         if self._bundle is None:
-            function = self.__aviato_function__
-            shipped = collect(function)
-            carrier = Carrier(function, shipped.classes, self._serialization, trust_result=self._trust_result)
+            shipped, function = self._collect(), self.__aviato_function__
+            carrier = Carrier(
+                function,
+                shipped.classes,
+                self._serialization,
+                trust_result=self._trust_result,
+                left_out=shipped.left_out,
+            )
             self._bundle = shipped.document, carrier
         return self._bundle
+
+    def _collect(self) -> Shipped:
+        return collect(self.__aviato_function__, pickled=self._serialization is Serialization.PICKLE)
 
     @facade.direct
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

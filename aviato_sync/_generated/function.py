@@ -26,9 +26,15 @@ class RemoteFunction(Handle, Generic[P, R]):
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
     that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
-    first call, which fixes them. Arguments and results are JSON: None, bool, int, finite float, str, lists, and dicts
-    with str keys arrive as they were, tuples as lists; all else is refused with its path. An asynchronous function is
-    run to its end there. Calling the object itself runs the function here, as `local` does.
+    first call, which fixes them. An asynchronous function is run to its end there. Calling the object itself runs the
+    function here, as `local` does.
+
+    Arguments and results arrive as they were: values of JSON, bytes, tuples, sets, dicts with any keys, dates, paths,
+    UUIDs, decimals and more of the standard library, numpy arrays and data frames where their packages are on both
+    sides, and instances of enums, dataclasses, attrs classes and named tuples that the function's annotations name or
+    that it uses; these are made by calling the class. Values are made to fit the annotations, or refused: a float where
+    one is annotated, a dataclass of a dict. With `Serialization.PICKLE` arguments are whatever can be pickled, and
+    results too with `trust_result`. What cannot be carried is refused with its path.
     """
 
     _core: aio.RemoteFunction[P, R]

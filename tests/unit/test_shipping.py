@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import enum
 import functools
 import importlib.util
@@ -16,12 +17,14 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import check_function, collect
 from aviato.aio.shipping.inside.carried import unpack
 from aviato.aio.shipping.inside.messages import write_call
@@ -305,6 +308,47 @@ def run(
     return ({"value": unpack(message, shipped.classes)} if "value" in outcome else outcome), done
 
 
+def keeps(value: Any, point: Point, pair: Pair, colour: Colour) -> Any:
+    """Give back what came."""
+    assert (type(point).__name__, point.total(), pair.left, colour.value) == ("Point", 3, 4, "r")
+    return value, [point], {colour: pair}
+
+
+def meets_array(value: Any) -> str:
+    """Take what the sandbox may not have the package for."""
+    return type(value).__name__
+
+
+VALUES: list[Any] = [
+    {(1, b"x" * 100_000), frozenset({None})},
+    [10**5000, math.inf, 1j, "\ud800" * 70_000, bytearray(b"x"), range(3)],
+    {1: dt.datetime(2024, 1, 1, tzinfo=dt.UTC), 2: dt.timedelta(1), 3: PurePosixPath("/x"), 4: uuid.UUID(int=1)},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parent.parent.name + "-" + Path(path).name)
+def test_every_value_goes_and_comes(python: str, tmp_path: Path) -> None:
+    """Values of many kinds and of the function's own classes, in the other interpreter and back."""
+    for value in VALUES:
+        outcome, done = run(keeps, tmp_path, value, Point(1, 2), Pair(4), Colour.RED, python=python)
+        assert outcome == {"value": (value, [Point(1, 2)], {Colour.RED: Pair(4)})}, done.stderr.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parent.parent.name + "-" + Path(path).name)
+def test_an_array_needs_its_package(python: str, tmp_path: Path) -> None:
+    """Where numpy is not there the function does not run, and that is what is said."""
+    np = pytest.importorskip("numpy", exc_type=ImportError)
+    there = subprocess.run([python, "-c", "import numpy"], capture_output=True, check=False).returncode == 0
+    outcome, _ = run(meets_array, tmp_path, np.arange(3), python=python)
+    if there:
+        assert outcome == {"value": "ndarray"}
+    else:
+        text = "its arguments cannot be made in the sandbox: a numpy array needs numpy: No module named 'numpy'"
+        assert outcome == {"not_carried": text}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parent.parent.name + "-" + Path(path).name)
 def test_every_shape_runs(python: str, tmp_path: Path) -> None:
@@ -458,6 +502,44 @@ def test_names_that_come_later_are_found_at_the_call(cell: Callable[[str], dict[
     assert run(names["f"], tmp_path)[0]["error"]["type"] == "NameError"
     names["later"] = square
     assert run(names["f"], tmp_path)[0]["error"]["message"].startswith("square() missing")
+
+
+def takes_point(value: Point, other: dict[str, list[Colour | None]]) -> Pair:
+    """Name classes in annotations alone."""
+    return value  # type: ignore[return-value]  # it is not run
+
+
+def test_classes_of_annotations_are_in_the_table() -> None:
+    """With what they need, after what the function needs; a class without fields is there for pickles only."""
+    shipped = collect(takes_point)
+    assert set(shipped.classes) == {takes_point, Point, Colour, Pair}
+    document = json.loads(shipped.document)
+    assert document["needed"] == 1
+    assert [item["name"] for item in document["items"][:1]] == ["takes_point"]
+
+    def takes_plain(value: Base) -> None: ...
+
+    assert Base not in collect(takes_plain).classes
+    assert Base in collect(takes_plain, pickled=True).classes
+
+
+def test_a_class_that_cannot_be_shipped_is_left_out(tmp_path: Path) -> None:
+    """The function runs without it; who gives it one is told why that cannot travel."""
+    made = dataclasses.make_dataclass("Made", [("x", int)])
+
+    def function(value: Any) -> bool:
+        return value is None
+
+    function.__annotations__["value"] = made | None
+    shipped = collect(function)
+    assert shipped.classes == (function,)
+    assert run(function, tmp_path, None)[0] == {"value": True}
+    carrier = Carrier(function, shipped.classes, left_out=shipped.left_out)
+    with pytest.raises(FunctionSerializationError, match=r"args\[0\] is of type .*Made, which is not known") as caught:
+        carrier.pack_arguments((made(1),), {})
+    assert "class 'Made' cannot be shipped: Made is an object of type builtins.type, which has no source" in str(
+        caught.value.hint
+    )
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from aviato.aio.shipping.values import is_installed, is_ours
 
-_PLAIN = frozenset({"builtins", "typing", "typing_extensions", "types", "abc", "collections.abc"})
+_PLAIN = frozenset({"builtins", "typing", "typing_extensions", "collections.abc"})
 _STREAMS = (
     collections.abc.Generator,
     collections.abc.Iterator,
@@ -81,8 +81,13 @@ def item_type(found: dict[str, Any]) -> Any:
     return typing.get_args(kind)[0] if typing.get_origin(kind) in _STREAMS else Any
 
 
-def classes_of(function: Any) -> list[type]:
-    """List the classes in a function's annotations that a value may have, through the fields of each."""
+def classes_of(function: Any, *, without_fields: bool = False) -> list[type]:
+    """List the classes in a function's annotations that a value may have, through the fields of each.
+
+    Args:
+        function: The function.
+        without_fields: List also the user's classes that say nothing of their fields, which only pickle carries.
+    """
     found: dict[type, None] = {}
     seen: set[int] = set()
     kept: list[Any] = []  # so that no id is used twice
@@ -94,7 +99,7 @@ def classes_of(function: Any) -> list[type]:
         seen.add(id(kind))
         kept.append(kind)
         waiting += _parts(kind)
-        if isinstance(kind, type) and _may_travel(kind):
+        if isinstance(kind, type) and _may_travel(kind, without_fields=without_fields):
             found[kind] = None
     return list(found)
 
@@ -131,7 +136,9 @@ def is_named_tuple(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
-def _may_travel(kind: type) -> bool:
+def _may_travel(kind: type, *, without_fields: bool) -> bool:
     if kind.__module__ in _PLAIN or typing.is_typeddict(kind) or is_ours(kind) or getattr(kind, "_is_protocol", False):
         return False
-    return has_fields(kind) or issubclass(kind, enum.Enum) or not is_installed(kind.__module__)
+    if has_fields(kind) or issubclass(kind, enum.Enum):
+        return True
+    return without_fields and not is_installed(kind.__module__)

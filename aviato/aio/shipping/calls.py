@@ -106,7 +106,8 @@ class Calls:
                     item = items.popleft()
                     serving[0].taken(len(item))
                     printed = serving[0].printed()
-                    yield outcomes.believed(carrier.unpack_item, item, printed, self._name, serving[0].sandbox_id)
+                    hint, sandbox_id = carrier.result_hint, serving[0].sandbox_id
+                    yield outcomes.believed(carrier.unpack_item, item, printed, self._name, hint, sandbox_id)
                 if call.done():
                     answer, sandbox_id = call.result()
                     outcomes.result_of(answer, lambda _: None, self._name, carrier.result_hint, sandbox_id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from aviato.aio.shipping.annotations import hints, item_type, result_type
-from aviato.aio.shipping.inside.carried import BadValue, NotCarried
+from aviato.aio.shipping.inside.carried import BadValue, NotCarried, NotHere
 from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
 from aviato.exceptions import FunctionSerializationError
 from aviato.models import Serialization
@@ -38,25 +40,25 @@ class Carrier:
         serialization: Serialization = Serialization.JSON,
         *,
         trust_result: bool = False,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self._name = getattr(function, "__qualname__", repr(function))
         self._classes = classes
         self._pickles = Serialization(serialization) is Serialization.PICKLE
         self._trusts = trust_result
-        self._signature: inspect.Signature | None = None
+        self._left_out = "".join(f" {reason}." for reason in left_out)
         self._hints: dict[str, Any] = {}
         if not hasattr(function, "__wrapped__"):  # under a decorator the annotations are those of another function
             self._hints = hints(function)
-            self._signature = inspect.signature(function)
+            self._parameters = _Parameters(function.__code__)
         self._result = result_type(self._hints)
         self._item = item_type(self._hints)
 
     @property
     def result_hint(self) -> str:
         """What to do when a result could not be carried."""
-        if not self._pickles:
-            return _HINT
-        return _HINT if self._trusts else _HINT + _TRUST_HINT
+        needs_trust = self._pickles and not self._trusts
+        return _HINT + self._left_out + (_TRUST_HINT if needs_trust else "")
 
     def pack_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes | memoryview]:
         """Return the message of a call, in pieces to be written one after another.
@@ -65,13 +67,13 @@ class Carrier:
             FunctionSerializationError: An argument does not fit its annotation, or cannot be carried; the message has
                 its path.
         """
+        args, kwargs = self._fitted(args, kwargs)
         try:
-            args, kwargs = self._fitted(args, kwargs)
             if self._pickles:
                 return write_pickled_call(args, kwargs, self._classes, self._trusts)
             return write_call(args, kwargs, self._classes)
         except NotCarried as error:
-            hint = _HINT if self._pickles else _HINT + _PICKLE_HINT
+            hint = _HINT + self._left_out + ("" if self._pickles else _PICKLE_HINT)
             raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=hint) from error
 
     def unpack_result(self, message: bytes | bytearray | memoryview) -> Any:
@@ -91,39 +93,55 @@ class Carrier:
         return self._value(message, self._item, "item")
 
     def _value(self, message: bytes | bytearray | memoryview, kind: Any, path: str) -> Any:
-        value = read_result(message, self._classes, self._trusts)
+        try:
+            value = read_result(message, self._classes, self._trusts)
+        except NotHere as error:
+            raise NotHere(f"{path} cannot be made on this side: {error}") from error
         return _fit(value, kind, path, BadValue)
 
     def _fitted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self._signature is None or not self._hints:
+        if not self._hints:
             return args, kwargs
-        by_name: dict[str, str] = {}
-        by_place: list[str] = []
-        rest = more = None
-        for name, parameter in self._signature.parameters.items():
-            if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
-                by_place.append(name)
-            if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
-                by_name[name] = name
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                rest = name
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                more = name
-        made = []
-        for index, value in enumerate(args):  # one too many has no type, and is refused by the function itself
-            kind = self._hints.get(by_place[index] if index < len(by_place) else rest or "", Any)
-            made.append(_fit(value, kind, f"args[{index}]", NotCarried))
-        named = {
-            name: _fit(value, self._hints.get(by_name.get(name, more or ""), Any), f"kwargs.{name}", NotCarried)
+        kinds, names = self._hints, self._parameters
+        made = tuple(
+            _fit(value, kinds.get(names.at(index), Any), f"args[{index}]", self._refuse)
+            for index, value in enumerate(args)
+        )
+        return made, {
+            name: _fit(value, kinds.get(names.called(name), Any), f"kwargs.{name}", self._refuse)
             for name, value in kwargs.items()
         }
-        return tuple(made), named
+
+    def _refuse(self, text: str) -> FunctionSerializationError:
+        hint = "Pass what the annotation says, or change the annotation."
+        return FunctionSerializationError(f"a call of {self._name}: {text}", hint=hint)
 
 
-def _fit(value: Any, kind: Any, path: str, refused: type[Exception]) -> Any:
+class _Parameters:
+    """Which parameter an argument is for; an empty name stands for none, which the function itself refuses."""
+
+    def __init__(self, code: CodeType) -> None:
+        names, count = code.co_varnames, code.co_argcount + code.co_kwonlyargcount
+        self._by_place = names[: code.co_argcount]
+        self._by_name = frozenset(names[code.co_posonlyargcount : count])
+        rest = bool(code.co_flags & inspect.CO_VARARGS)
+        self._rest = names[count] if rest else ""
+        self._more = names[count + rest] if code.co_flags & inspect.CO_VARKEYWORDS else ""
+
+    def at(self, index: int) -> str:
+        """Return the parameter of a positional argument."""
+        return self._by_place[index] if index < len(self._by_place) else self._rest
+
+    def called(self, name: str) -> str:
+        """Return the parameter of an argument that was given by name."""
+        return name if name in self._by_name else self._more
+
+
+def _fit(value: Any, kind: Any, path: str, refused: Callable[[str], Exception]) -> Any:
     if kind is Any or (type(value) is kind and kind in _EXACT):
         return value
-    from aviato.aio.shipping.typed import MismatchError, fit  # noqa: PLC0415 - cattrs is for those who annotate
+    from aviato.aio.shipping.fitting import MismatchError  # noqa: PLC0415 - cattrs is for those who annotate
+    from aviato.aio.shipping.typed import fit  # noqa: PLC0415 - likewise
 
     try:
         return fit(value, kind, path)

@@ -6,7 +6,7 @@ import builtins
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from aviato.aio.shipping.inside.refused import BadValue
+from aviato.aio.shipping.inside.refused import BadValue, NotHere
 from aviato.aio.shipping.inside.runner import ERROR, NOT_CARRIED, VALUE
 from aviato.exceptions import FunctionSerializationError, SandboxExecutionError
 
@@ -33,7 +33,7 @@ def result_of(
         SandboxExecutionError: The function raised, or the answer is none.
     """
     if answer.kind == VALUE:
-        return believed(unpack, answer.payload, answer.printed, name, sandbox_id)
+        return believed(unpack, answer.payload, answer.printed, name, values_hint, sandbox_id)
     if answer.kind == NOT_CARRIED:
         reason = answer.payload[:65536].decode("utf-8", "replace")
         refused = FunctionSerializationError(f"{name}: {reason}", hint=values_hint)
@@ -45,15 +45,25 @@ def result_of(
 
 
 def believed(
-    unpack: Callable[[bytearray], Any], payload: bytearray, printed: ProcessResult, name: str, sandbox_id: str
+    unpack: Callable[[bytearray], Any],
+    payload: bytearray,
+    printed: ProcessResult,
+    name: str,
+    values_hint: str,
+    sandbox_id: str,
 ) -> Any:
     """Return what a message says.
 
     Raises:
+        FunctionSerializationError: It needs something that is not installed here.
         SandboxExecutionError: It says nothing that makes sense, or not what the annotation promises.
     """
     try:
         return unpack(payload)
+    except NotHere as error:
+        lacking = FunctionSerializationError(f"{name} ran, but its {error}", hint=values_hint)
+        lacking.exec_result = printed
+        raise lacking from error
     except BadValue as error:
         raise _improper(error, printed, name, sandbox_id) from error
 

@@ -9,7 +9,18 @@ from pathlib import Path
 from aviato.aio.shipping import inside
 from aviato.aio.shipping.inside.runner import OWN_FILE
 
-_MODULES = ("refused", "arrays", "kinds", "carried", "messages", "definitions", "runner", "warm")
+_MODULES = (
+    "refused",
+    "arrays",
+    "frames",
+    "kinds",
+    "makers",
+    "carried",
+    "messages",
+    "definitions",
+    "runner",
+    "warm",
+)
 """In the order in which they need each other."""
 _OWN_IMPORTS = re.compile(r"^from (?:__future__|aviato[.\w]*) import .*\n", re.MULTILINE)
 

@@ -50,8 +50,8 @@ def npy_array(unpacking: Any, item: list[Any]) -> Any:
         raise BadValue("an array of %d parts" % (len(item) - 1))
     try:
         import numpy
-    except ImportError:
-        raise NotHere("a numpy array needs numpy, which is not installed here") from None
+    except ImportError as error:
+        raise NotHere("a numpy array needs numpy: %s" % error) from error
     data = unpacking.blob(item[1])
     head = io.BytesIO(data[:12000])
     if numpy.lib.format.read_magic(head) != (2, 0):

@@ -22,7 +22,8 @@ import json
 import math
 import struct
 
-from aviato.aio.shipping.inside.kinds import LARGE_BITS, LONG_TEXT, MAKERS, PACKERS, find_packer, step_of
+from aviato.aio.shipping.inside.kinds import LARGE_BITS, LONG_TEXT, PACKERS, find_packer, step_of
+from aviato.aio.shipping.inside.makers import MAKERS
 from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere
 
 TYPE_CHECKING = False
@@ -121,12 +122,12 @@ class Packing:
             if packer is None:
                 packer = PACKERS.get(kind) or find_packer(kind, self)
                 if type(packer) is str:
-                    raise NotCarried("%s is of type %s" % (self.path_of(above, out, key), packer))
+                    raise NotCarried("%s is of type %s" % (self.path_of(above, key), packer))
                 self.packers[kind] = packer
             try:
                 made = packer(item, self)
             except NotCarried as error:
-                raise NotCarried("%s %s" % (self.path_of(above, out, key), error)) from None
+                raise NotCarried("%s %s" % (self.path_of(above, key), error)) from None
             out[key] = made
             kind = type(made)
             if kind is not list and kind is not dict:
@@ -139,28 +140,28 @@ class Packing:
                 if inner is int and -LARGE_INT < part < LARGE_INT or inner is float and math.isfinite(part):
                     continue
                 if node is None:
-                    self.check_above(item, above, out, key)
-                    node = (above, out, key, item, made, 1 if above is None else above[5] + 1)
+                    self.check_above(item, above, key)
+                    node = (above, key, item, made, 1 if above is None else above[4] + 1)
                 stack.append((part, made, position, node))
         return root[0]
 
-    def check_above(self, item: Any, above: Any, out: Any, key: Any) -> None:
+    def check_above(self, item: Any, above: Any, key: Any) -> None:
         """Refuse a circle, and what is too deep."""
         node = above
         while node is not None:
-            if node[3] is item:
-                raise NotCarried("%s contains itself" % self.path_of(node[0], node[1], node[2]))
+            if node[2] is item:
+                raise NotCarried("%s contains itself" % self.path_of(node[0], node[1]))
             node = node[0]
-        if above is not None and above[5] >= DEPTH_LIMIT:
-            where = self.path_of(above, out, key)
+        if above is not None and above[4] >= DEPTH_LIMIT:
+            where = self.path_of(above, key)
             raise NotCarried("%s... is nested more than %d deep" % (where[:200], DEPTH_LIMIT))
 
-    def path_of(self, node: Any, out: Any, key: Any) -> str:
-        """Return the path of the part that goes to `out[key]`."""
+    def path_of(self, node: Any, key: Any) -> str:
+        """Return the path of the part that is packed at `key` in what a node of the chain stands for."""
         steps = []
         while node is not None:
-            steps.append(step_of(node[3], node[4], key))
-            key = node[2]
+            steps.append(step_of(node[2], node[3], key))
+            key = node[1]
             node = node[0]
         text = self.path + "".join(reversed(steps))
         return text if self.path else text.lstrip(".")
@@ -175,12 +176,15 @@ def pack(value: Any, path: str, classes: Any) -> list[Any]:
         NotCarried: Some part of it cannot travel; the text begins with the part's path, which begins with `path`.
     """
     packing = Packing(path, classes)
-    plain = is_plain(value)
     try:
+        plain = is_plain(value)
         document = value if plain else packing.document(value)
         text = _ENCODER.encode(document).encode("ascii")
-    except (ValueError, RecursionError, RuntimeError) as error:  # changed meanwhile, or the caller's stack is full
-        raise NotCarried("%s cannot be written: %s" % (path or "the value", error)) from error
+    except NotCarried:
+        raise
+    except Exception as error:  # changed meanwhile, the caller's stack is full, or a class of the user's failed
+        text = "%s: %.500s" % (type(error).__name__, error)
+        raise NotCarried("%s cannot be written: %s" % (path or "the value", text)) from error
     head = HEADER.pack(MAGIC, 0 if plain else 1, len(packing.sizes), len(text))
     lengths = struct.pack("<%dQ" % len(packing.sizes), *packing.sizes)
     return [head + lengths + text, *packing.pieces]
@@ -192,6 +196,7 @@ class Unpacking:
     def __init__(self, blobs: list[Any], classes: Any) -> None:
         self.blobs = blobs
         self.classes = classes
+        self.fields: dict[type, Any] = {}
 
     def blob(self, number: Any) -> Any:
         """Return a blob; each can be had once, so that few bytes never become many."""

@@ -47,6 +47,7 @@ class Bundle:
         self.spaces = [module.__dict__ for module in modules]
         self.made: dict[int, Any] = {}
         self.lines: dict[str, list[str]] = {}
+        self.lacking: dict[str, str] = {}
         waiting: dict[int, list[Any]] = {}
         late: list[Any] = []
         for index, names in enumerate(bundle["links"]):
@@ -84,7 +85,9 @@ class Bundle:
             return self.value(reference)
         except Exception as error:
             name = self.items[reference[1]]["qualname"] if reference[0] == "item" else ".".join(reference[1:])
-            return "%s cannot be had here: %s: %s" % (name, type(error).__name__, error)
+            reasons = [text for missing, text in self.lacking.items() if "%r" % missing in str(error)]
+            reason = reasons[0] if reasons else "%s: %s" % (type(error).__name__, error)
+            return "%s cannot be had: %s" % (name, reason)
 
     def link(self, number: int, link: Any) -> None:
         """Fill the closure of a definition as far as its values are there."""
@@ -95,9 +98,10 @@ class Bundle:
         """Put one value under its name."""
         try:
             space[name] = self.value(reference)
-        except Exception:
+        except Exception as error:
             if not optional:
                 raise
+            self.lacking[name] = "%s: %s" % (type(error).__name__, error)
 
     def value(self, reference: list[Any]) -> Any:
         """Return what a reference stands for."""

@@ -108,7 +108,7 @@ class Work:
         try:
             args, kwargs, trusted = read_call(body, self.classes)
         except BadValue as error:
-            reason = "its arguments cannot be had there: %s" % error
+            reason = "its arguments cannot be made in the sandbox: %s" % error
             teller.last(NOT_CARRIED, [reason.encode("utf-8", "backslashreplace")])
             return
         del body
