@@ -22,6 +22,7 @@ from aviato.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from aviato.aio._keeper import Keeper
     from aviato.aio.process import Process
     from aviato.aio.sandbox import Sandbox
     from aviato.aio.session import Session
@@ -71,8 +72,8 @@ class Calls:
         self._idle: list[_Slot] = []
         self._finishing: set[asyncio.Task[None]] = set()
 
-    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call; errors as `RemoteFunction.remote`."""
+    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, keeper: Keeper | None = None) -> Any:
+        """Run one call, in a sandbox of `keeper` if one is given; errors as `RemoteFunction.remote`."""
         try:
             body = b"[%b,%b]" % (dumps(list(args), "args"), dumps(kwargs, "kwargs"))
         except NotCarried as error:
@@ -80,7 +81,7 @@ class Calls:
         attempt = 0
         while True:
             try:
-                return await self._once(body)
+                return await (self._once(body) if keeper is None else self._once_kept(body, keeper))
             except AviatoError as error:
                 if not error.is_infrastructure or attempt >= self._retries or self._session.closed:
                     raise
@@ -124,6 +125,35 @@ class Calls:
         self._idle.append(slot)
         self._free.release()
         return self._value(answer, result, slot.sandbox.sandbox_id)
+
+    async def _once_kept(self, body: bytes, keeper: Keeper) -> Any:
+        """Run it in a sandbox that a pool keeps."""
+        kept = await keeper.take()
+        reusable = False
+        try:
+            slot = kept.attached.get(self)
+            if slot is None:
+                slot = _Slot(kept.sandbox, f"{self._temp_dir}/.aviato-{secrets.token_hex(8)}")
+                await slot.sandbox.write_file(f"{slot.folder}/runner.py", program())
+                await slot.sandbox.write_file(f"{slot.folder}/bundle.json", self._bundle())
+                kept.attached[self] = slot
+                kept.spared_paths.add(slot.folder)
+            path = f"{self._temp_dir}/.aviato-result-{secrets.token_hex(16)}"
+            header = json.dumps({"result": path, "forget": slot.old_results})
+            result = await slot.sandbox.exec(
+                ["python3", "-X", "utf8", f"{slot.folder}/runner.py", f"{slot.folder}/bundle.json"],
+                stdin=b"%b\n%b" % (header.encode("ascii"), body),
+                timeout_seconds=self._timeout_seconds,
+            ).result()
+            slot.old_results = [path]
+            answer = await self._answer(slot.sandbox, path, result)
+            reusable = True
+            return self._value(answer, result, slot.sandbox.sandbox_id)
+        except AviatoError as error:
+            reusable = not error.is_infrastructure
+            raise
+        finally:
+            await keeper.give_back(kept, reusable=reusable)
 
     def _take(self) -> tuple[_Slot, bool]:
         """Return an idle sandbox that still runs, else a new one, and whether it was idle."""
