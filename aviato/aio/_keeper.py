@@ -249,7 +249,7 @@ class Keeper:
         else:
             task = asyncio.get_running_loop().create_task(self._run_reset(kept, self._reset), name="aviato-reset")
             self._resetting[kept] = task
-            task.add_done_callback(lambda _: self._reset_over(kept, clean=False))
+            task.add_done_callback(lambda task: self._reset_over(kept, task, clean=False))
 
     async def _run_reset(self, kept: Kept, reset: Callable[[Kept], Awaitable[bool]]) -> None:
         try:
@@ -257,12 +257,13 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - whatever it was, this sandbox is not used again
             _log.info("sandbox %s of %s is replaced: %s", kept.sandbox.sandbox_id, self._label, error)
             clean = False
-        self._reset_over(kept, clean=clean)
+        self._reset_over(kept, asyncio.current_task(), clean=clean)
 
-    def _reset_over(self, kept: Kept, *, clean: bool) -> None:
+    def _reset_over(self, kept: Kept, task: asyncio.Task[None] | None, *, clean: bool) -> None:
         """Note how a reset ended; when its task was cancelled, before its first step too, this is said afterwards."""
-        if self._resetting.pop(kept, None) is None:
-            return
+        if self._resetting.get(kept) is not task:
+            return  # it was said already, and this may be its next reset
+        del self._resetting[kept]
         if clean:
             self._offer(kept)
         else:

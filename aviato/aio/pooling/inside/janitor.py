@@ -16,7 +16,7 @@ import time
 _NOT_FILES = frozenset(("proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "bpf"))
 _KILL_SECONDS = 5.0
 _SHOWN = 5
-_MANY = 4000
+_MAKING_SECONDS = 60
 
 
 def read(path):
@@ -75,6 +75,13 @@ def described(info):
     return (mode, info.st_uid, info.st_gid, info.st_ino)
 
 
+def names_in(folder):
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 def join(folder, name):
     return folder + name if folder.endswith("/") else folder + "/" + name
 
@@ -87,42 +94,47 @@ class Janitor:
         self.ipc = self.shared()
         self.every, self.writable = mounts()
         self.known = {}
-        self.counted = None
-        bases = {path: space(path) for path, kind in self.writable.items() if kind == "tmpfs"}
-        for root in [path for path in self.writable if path not in self.ignored]:
-            # What an overlay over a tmpfs is given takes up room there, so that a large one need not be walked through.
-            over = self.writable[root] == "overlay" and space(root) is not None and space(root) in bases.values()
-            if not self.remember(root, _MANY if over else None):
-                self.counted = root
-                del self.writable[root]
-        self.room = self.counted and space(self.counted)
+        self.apart = {}
+        # What an overlay over a tmpfs is given takes up room there, so that it need not be walked through.
+        bases = [space(path) for path, kind in self.writable.items() if kind == "tmpfs"]
+        overlays = [path for path, kind in self.writable.items() if kind == "overlay" and space(path) in bases]
+        for path in overlays:
+            del self.writable[path]
+        for root in self.writable:
+            if root not in self.ignored:
+                self.remember(root)
+        self.programs(overlays)
+        self.counted = {path: space(path) for path in overlays}
         self.running = processes()
 
     def shared(self):
         return [read("/proc/sysvipc/" + name) for name in ("shm", "msg", "sem")]
 
-    def remember(self, root, most):
-        """Note what is there; False, and nothing noted, if that is more than `most`."""
-        stack, found = [root], {}
-        while stack:
-            if most is not None and len(found) > most:
-                return False
-            folder = stack.pop()
-            try:
-                names = os.listdir(folder)
-            except OSError:
+    def programs(self, overlays):
+        """Note the programs that lie in overlays since the sandbox was made: to replace one takes no more room."""
+        made = os.lstat("/").st_ctime - _MAKING_SECONDS
+        for folder in dict.fromkeys(os.environ.get("PATH", "").split(":")):
+            if not any(folder.startswith(path + "/") for path in overlays):
                 continue
-            for name in names:
+            for name in names_in(folder):
+                path = join(folder, name)
+                info = os.lstat(path)
+                if info.st_ctime >= made:
+                    self.apart[path] = described(info)
+
+    def remember(self, root):
+        stack = [root]
+        while stack:
+            folder = stack.pop()
+            for name in names_in(folder):
                 path = join(folder, name)
                 try:
                     info = os.lstat(path)
                 except OSError:
                     continue
-                found[path] = described(info)
+                self.known[path] = described(info)
                 if stat.S_ISDIR(info.st_mode) and path not in self.every and path not in self.ignored:
                     stack.append(path)
-        self.known.update(found)
-        return True
 
     def kill(self, spare):
         """Kill what was not there at the beginning; return how many, and how many do not die."""
@@ -157,11 +169,7 @@ class Janitor:
             stack = [(root, inside)]
             while stack:
                 folder, emptied = stack.pop()
-                try:
-                    names = os.listdir(folder)
-                except OSError:
-                    continue
-                for name in names:
+                for name in names_in(folder):
                     path = join(folder, name)
                     if path in spared:
                         continue
@@ -207,13 +215,11 @@ class Janitor:
                 changed.append(path)
         return count
 
-    def without(self, spared):
-        """Return what should be free where the uncounted places are, given that some files were spared."""
-        size, blocks, files, free_blocks, free_files = self.room
+    def without(self, room, spared):
+        """Return what should be free of a file system, given that some files were spared."""
+        size, blocks, files, free_blocks, free_files = room
         for path in spared:
-            if space(path) != space(self.counted):
-                continue  # they lie elsewhere
-            stack = [path]
+            stack = [path] if (space(path) or ())[:3] == room[:3] else []  # else they lie elsewhere
             while stack:
                 path = stack.pop()
                 try:
@@ -233,8 +239,12 @@ class Janitor:
             changed += [path for path in self.known if not present(path)]
         if read("/proc/self/mountinfo") != self.table:
             changed.append("the table of mounts")
-        if self.counted and space(self.counted) != self.without(spared):
-            changed.append("something in %s" % self.counted)
+        for path, known in self.apart.items():
+            if not present(path) or described(os.lstat(path)) != known:
+                changed.append(path)
+        for path, room in self.counted.items():
+            if not changed and space(path) != self.without(room, spared):
+                changed.append("something in " + " or ".join(self.counted))
         if self.shared() != self.ipc:
             changed.append("System V shared memory, queues or semaphores")
         return {
