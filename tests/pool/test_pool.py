@@ -203,8 +203,11 @@ async def test_policies(face: Face) -> None:
 async def test_a_dead_sandbox_is_replaced(engine: Any) -> None:
     """Whether it died in use or idle, and the error of its user says that it was lost."""
     async with aio.Session(engine=engine) as session, session.pool(1) as pool:
+        async with pool.acquire() as first:
+            pass
         with pytest.raises(SandboxError) as caught:
-            async with pool.acquire() as first:
+            async with pool.acquire() as again:
+                assert again is first
                 process = first.exec(["sleep", "100"])
                 await first.exec(["true"])
                 crash(engine, first.sandbox_id)
@@ -296,7 +299,7 @@ async def test_users_who_are_cancelled() -> None:
 async def test_bad_arguments_are_named(engine: Any) -> None:
     """At the call, before anything is started."""
     async with aio.Session(engine=engine) as session:
-        for options, said in (
+        slips: list[tuple[dict[str, Any], str]] = [
             ({"size": 0}, "size must be at least 1"),
             ({"size": 1, "warm": 2}, "warm must be at most size=1"),
             ({"size": 2, "max_size": 1}, "max_size must be at least size=2"),
@@ -304,16 +307,18 @@ async def test_bad_arguments_are_named(engine: Any) -> None:
             ({"size": 1, "max_age_seconds": 0}, "max_age_seconds must be more than 0"),
             ({"size": 1, "retries": -1}, "retries must be at least 0"),
             ({"size": 1, "reset": "soft"}, "reset must be one of 'clean', 'replace', 'none', got 'soft'"),
-        ):
+        ]
+        for options, said in slips:
             with pytest.raises(ValueError, match=said):
                 session.pool(**options)
-        for wrong, said in (
+        slips = [
             ({"size": "2"}, "size must be a whole number"),
             ({"size": 1, "limits": 3}, "limits must be a Limits"),
             ({"size": 1, "imagee": "x"}, "imagee"),
-        ):
+        ]
+        for options, said in slips:
             with pytest.raises(TypeError, match=said):
-                session.pool(**wrong)
+                session.pool(**options)
         pool = session.pool(1, warm=0)
         with pytest.raises(ValueError, match="policy must be one of"):
             pool.acquire(policy="hope")  # type: ignore[arg-type]  # the slip that is tested
