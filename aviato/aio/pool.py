@@ -15,7 +15,6 @@ from aviato.aio import _facade as facade
 from aviato.aio._keeper import Keeper, Kept
 from aviato.aio.function import RemoteFunction
 from aviato.aio.pooling import mapping
-from aviato.aio.pooling.journal import Journal, digest
 from aviato.aio.pooling.limiter import Limiter
 from aviato.aio.pooling.pressure import processors
 from aviato.aio.pooling.progress import Progress
@@ -28,6 +27,7 @@ from aviato.models import Limits, PoolStats
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from aviato.aio.pooling.journal import Journal
     from aviato.aio.session import Session
 
 __all__ = ["Lease", "Pool"]
@@ -281,7 +281,7 @@ class Pool:
         prepared = work.prepare(item, number)
         if journal is None:
             return await self._with_retries(work, prepared)
-        known = digest(item, number)
+        known = journal.digest(item, number)
         found, value = journal.find(number, known)
         if not found:
             value = await self._with_retries(work, prepared)
@@ -356,6 +356,8 @@ class Pool:
 
 async def _opened(path: str, work: Work) -> Journal:
     """Open a journal on a thread; when cancelled meanwhile, it is closed again."""
+    from aviato.aio.pooling.journal import Journal  # noqa: PLC0415 - few need it and what it imports
+
     loop = asyncio.get_running_loop()
     opening = loop.run_in_executor(None, lambda: Journal.open(path, work.identity(), work.name))
     try:

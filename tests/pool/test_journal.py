@@ -264,7 +264,7 @@ def test_a_journal_is_small_in_memory(tmp_path: Path) -> None:
     """Results stay on the disk until they are asked for."""
 
     async def fill() -> None:
-        journal = Journal.open(tmp_path / "results", "w", "w")
+        journal = Journal.open(tmp_path / "results", b"w", "w")
         for number in range(20):
             journal.add(number, "d", "x" * 1_000_000)
         await journal.close()
@@ -273,7 +273,7 @@ def test_a_journal_is_small_in_memory(tmp_path: Path) -> None:
     import tracemalloc
 
     tracemalloc.start()
-    journal = Journal.open(tmp_path / "results", "w", "w")
+    journal = Journal.open(tmp_path / "results", b"w", "w")
     assert tracemalloc.get_traced_memory()[0] < 2_000_000
     tracemalloc.stop()
     assert journal.find(7, "d") == (True, "x" * 1_000_000)

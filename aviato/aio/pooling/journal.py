@@ -106,8 +106,13 @@ class Journal:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], identity: str, name: str) -> Journal:
+    def open(cls, path: str | os.PathLike[str], identity: bytes, name: str) -> Journal:
         """Open or make the file, which blocks; a torn last line is cut off.
+
+        Args:
+            path: The file.
+            identity: What is done with each item, exactly.
+            name: What errors call it.
 
         Raises:
             ConfigurationError: It is another work's, in use, damaged, or cannot be read or written.
@@ -125,7 +130,7 @@ class Journal:
                 raise ConfigurationError(
                     f"the journal {shown} is in use by another map", hint="Wait for its end, or use another file."
                 ) from None
-            journal._read(identity, name)
+            journal._read(hashlib.sha256(identity).hexdigest(), name)
         except OSError as error:
             os.close(descriptor)
             raise ConfigurationError(f"the journal {shown} cannot be used: {error}") from error
@@ -169,6 +174,11 @@ class Journal:
                 f"and now it is {name!r}, or that was changed since",
                 hint="Use another file for other work, or delete this one to begin anew.",
             )
+
+    @staticmethod
+    def digest(item: Any, number: int) -> str:
+        """As the function of that name."""
+        return digest(item, number)
 
     def find(self, number: int, item_digest: str) -> tuple[bool, Any]:
         """Tell whether the result of an item is there, and return it.
@@ -241,7 +251,7 @@ class Journal:
             if end <= self._synced or self._descriptor < 0:
                 return
             try:
-                os.fdatasync(self._descriptor)
+                getattr(os, "fdatasync", os.fsync)(self._descriptor)
             except OSError as error:
                 self._sync_error = error  # the system may say so only once
             else:

@@ -8,7 +8,6 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from aviato.aio.pooling import slots
 from aviato.aio.pooling.pressure import startable
 
 if TYPE_CHECKING:
@@ -27,6 +26,10 @@ class Limiter:
 
     def __init__(self, limits: Limits | None) -> None:
         self._limits = limits
+        if limits is not None:
+            from aviato.aio.pooling import slots  # noqa: PLC0415 - it needs the file locks of POSIX
+
+            self._slots = slots
         self._folder: Path | None = None
         self._started = 0
         self._news = asyncio.Event()
@@ -54,7 +57,7 @@ class Limiter:
         slot = await self._slot("starting", startable if most is None else lambda: most)
         try:
             if self._limits.per_second is not None:
-                await asyncio.sleep(slots.reserve(self._directory(), self._limits.per_second))
+                await asyncio.sleep(self._slots.reserve(self._directory(), self._limits.per_second))
             yield
         finally:
             slot.release()
@@ -62,7 +65,7 @@ class Limiter:
     def _directory(self) -> Path:
         if self._folder is None:
             assert self._limits is not None  # noqa: S101 - only shared limits have files
-            self._folder = slots.folder(self._limits.name)
+            self._folder = self._slots.folder(self._limits.name)
         return self._folder
 
     async def _slot(self, kind: str, count: Callable[[], int]) -> Slot:
@@ -71,7 +74,7 @@ class Limiter:
         async with turn:
             pause = _FIRST_POLL
             while True:
-                slot = slots.try_slot(self._directory(), kind, count())
+                slot = self._slots.try_slot(self._directory(), kind, count())
                 if slot is not None:
                     return slot
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreading load is no secret

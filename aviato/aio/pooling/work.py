@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ class Work(Protocol):
 
     name: str
 
-    def identity(self) -> str:
-        """Return a digest of what is done, the same in every process that would do the same."""
+    def identity(self) -> bytes:
+        """Return what is done, the same in every process that would do the same."""
         ...
 
     def prepare(self, item: Any, number: int) -> Any:
@@ -79,9 +78,9 @@ class CommandWork:
         if not any(_field(word) is not None for word in words):
             raise ValueError(f"no word of fn_or_command {list(words)!r} stands for the item\nhint: {FIELD_HINT}")
 
-    def identity(self) -> str:
-        """Return a digest of the words."""
-        return hashlib.sha256(json.dumps(["command", *self._words]).encode()).hexdigest()
+    def identity(self) -> bytes:
+        """Return the words."""
+        return json.dumps(["command", *self._words]).encode()
 
     def prepare(self, item: Any, number: int) -> list[str]:
         """Fill the fields in."""
@@ -119,9 +118,9 @@ class FunctionWork:
         self._function = function
         self.name: str = function._name  # noqa: SLF001 - pools call functions in sandboxes of their own
 
-    def identity(self) -> str:
-        """Return a digest of all that would be shipped."""
-        return hashlib.sha256(self._function._shipped()).hexdigest()  # noqa: SLF001 - likewise
+    def identity(self) -> bytes:
+        """Return all that would be shipped."""
+        return self._function._shipped()  # noqa: SLF001 - likewise
 
     def prepare(self, item: Any, number: int) -> tuple[Any, ...]:
         """Return the arguments: the item's parts if it is a tuple, else the item itself."""
