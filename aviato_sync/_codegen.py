@@ -312,6 +312,18 @@ class Module:
                 return None if self.source.segment(value) in {"Self", cls.name} else value
         return None
 
+    def entered(self, cls: ast.ClassDef) -> str | None:
+        """Return the name of the other handle that entering gives; None when it gives the handle itself."""
+        for node in cls.body:
+            if isinstance(node, ast.AsyncFunctionDef) and node.name == "__aenter__" and node.returns is not None:
+                given = self.source.segment(node.returns)
+                if given in {"Self", cls.name}:
+                    return None
+                if given not in self.handles:
+                    raise self.refuse(node, "__aenter__ gives no handle", "return Self or another handle")
+                return given
+        return None
+
     def bases(self, cls: ast.ClassDef, names: set[str]) -> tuple[list[str], str]:
         """Return the base classes, and the type parameters."""
         if len(cls.bases) > 1 or any(outermost(self.source.segment(base)) != "Generic" for base in cls.bases):
@@ -322,7 +334,10 @@ class Module:
         if "__await__" in names and not bases:
             bases.append("AwaitableHandle")
         if "__aenter__" in names:
-            bases.append("ContextHandle")
+            entered = self.entered(cls)
+            bases.append("ContextHandle" if entered is None else f"EnteringHandle[{entered}]")
+            if entered is not None and self.handles[entered] != self.source.name:
+                self.need(f"aviato_sync._generated.{self.handles[entered]}", entered)  # a base is needed at run time
         self.need("aviato_sync._bridge", *(base.partition("[")[0] for base in bases))
         if "__aiter__" in names:
             if not any(isinstance(node, ast.AsyncFunctionDef) and node.name == "read_batch" for node in cls.body):

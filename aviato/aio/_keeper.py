@@ -32,14 +32,19 @@ class Kept:
     Attributes:
         sandbox: The sandbox.
         attached: What its users keep with it, such as a warm interpreter; emptied when the sandbox goes.
+        spared_pids: Processes of what is attached, as numbered in the sandbox, that a reset leaves alive.
+        spared_paths: Files and directories of what is attached that a reset leaves as they are.
         uses: How often it was taken.
     """
 
-    __slots__ = ("__weakref__", "attached", "made_at", "sandbox", "uses")
+    __slots__ = ("__weakref__", "attached", "made_at", "release", "sandbox", "spared_paths", "spared_pids", "uses")
 
-    def __init__(self, sandbox: Sandbox, made_at: float) -> None:
+    def __init__(self, sandbox: Sandbox, made_at: float, release: Callable[[], object]) -> None:
         self.sandbox = sandbox
+        self.release = release
         self.attached: dict[object, Any] = {}
+        self.spared_pids: set[int] = set()
+        self.spared_paths: set[str] = set()
         self.uses = 0
         self.made_at = made_at
 
@@ -72,6 +77,7 @@ class Keeper:
         prepare: Callable[[Kept], Awaitable[None]] | None = None,
         reset: Callable[[Kept], Awaitable[bool]] | None = None,
         admit: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+        hold: Callable[[], Awaitable[Callable[[], object]]] | None = None,
     ) -> None:
         """Describe what is kept; nothing is started, and no loop need run.
 
@@ -86,6 +92,7 @@ class Keeper:
             prepare: Run on each sandbox that has started, before anybody gets it.
             reset: Run in the background on each that was given back; False has it replaced.
             admit: Makes a context manager within which one sandbox starts.
+            hold: Waits until there may be one sandbox more, and returns what is called when that one is gone.
         """
         self._make = make
         self._most = most
@@ -97,6 +104,7 @@ class Keeper:
         self._prepare = prepare
         self._reset = reset
         self._admit = admit
+        self._hold = hold
         self._generation = _fork.generation
         self._idle: deque[Kept] = deque()
         self._in_use: set[Kept] = set()
@@ -117,6 +125,11 @@ class Keeper:
     def closed(self) -> bool:
         """True after `close` was called."""
         return self._closed
+
+    @property
+    def label(self) -> str:
+        """What errors and logs call it."""
+        return self._label
 
     @property
     def size(self) -> int:
@@ -236,7 +249,7 @@ class Keeper:
         else:
             task = asyncio.get_running_loop().create_task(self._run_reset(kept, self._reset), name="aviato-reset")
             self._resetting[kept] = task
-            task.add_done_callback(lambda _: self._reset_over(kept, clean=False))
+            task.add_done_callback(lambda task: self._reset_over(kept, task, clean=False))
 
     async def _run_reset(self, kept: Kept, reset: Callable[[Kept], Awaitable[bool]]) -> None:
         try:
@@ -244,12 +257,13 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - whatever it was, this sandbox is not used again
             _log.info("sandbox %s of %s is replaced: %s", kept.sandbox.sandbox_id, self._label, error)
             clean = False
-        self._reset_over(kept, clean=clean)
+        self._reset_over(kept, asyncio.current_task(), clean=clean)
 
-    def _reset_over(self, kept: Kept, *, clean: bool) -> None:
+    def _reset_over(self, kept: Kept, task: asyncio.Task[None] | None, *, clean: bool) -> None:
         """Note how a reset ended; when its task was cancelled, before its first step too, this is said afterwards."""
-        if self._resetting.pop(kept, None) is None:
-            return
+        if self._resetting.get(kept) is not task:
+            return  # it was said already, and this may be its next reset
+        del self._resetting[kept]
         if clean:
             self._offer(kept)
         else:
@@ -274,16 +288,18 @@ class Keeper:
                 self._fill()
                 return
         if self.size >= self._most:  # it was made for somebody who let the pool grow
-            self._retire(kept)
+            self._retire(kept, replaced=False)
             return
         self._idle.append(kept)
         self._watch_ages()
 
-    def _retire(self, kept: Kept) -> asyncio.Task[None]:
+    def _retire(self, kept: Kept, *, replaced: bool = True) -> asyncio.Task[None]:
         """Stop one that is in no other state, and free its place then."""
-        if not self._closed:
+        if replaced and not self._closed:
             self.replaced += 1
         kept.attached.clear()
+        kept.spared_pids.clear()
+        kept.spared_paths.clear()
         task = asyncio.get_running_loop().create_task(self._end(kept), name="aviato-retire")
         self._stopping[kept] = task
         return task
@@ -306,6 +322,7 @@ class Keeper:
                     return
         finally:
             del self._stopping[kept]
+            kept.release()
             self._fill()
 
     def _fill(self) -> None:
@@ -328,35 +345,43 @@ class Keeper:
         kept: Kept | None = None
         failure: Exception | None = None
         try:
+            kept = await self._make_one()
+        except Exception as error:  # noqa: BLE001 - it is raised where a sandbox is waited for
+            failure = error
+        finally:
+            self._starting.discard(task)
+        if failure is not None:
+            self._start_failed(failure)
+        elif kept is not None:
+            self.created += 1
+            self._pause = _FIRST_PAUSE
+            self._follow(kept)
+            self._offer(kept)
+
+    async def _make_one(self) -> Kept | None:
+        """Start one when that is allowed; None if by then nobody wants it any more."""
+        release = _nothing if self._hold is None else await self._hold()
+        kept: Kept | None = None
+        try:
             async with self._admit():
                 if self._begun >= len(self._waiting) + self._warm - len(self._idle) - len(self._resetting):
-                    return  # while it waited to be admitted, those who wanted it were served or left
+                    return None
                 self._begun += 1
                 try:
-                    kept = Kept(self._make(), asyncio.get_running_loop().time())
+                    kept = Kept(self._make(), asyncio.get_running_loop().time(), release)
                     await kept.sandbox.wait()
                     if self._prepare is not None:
                         await self._prepare(kept)
                 finally:
                     self._begun -= 1
-        except Exception as error:  # noqa: BLE001 - it is raised where a sandbox is waited for
-            failure = error
         except BaseException:
             if kept is not None:
-                self._retire(kept)
+                self._retire(kept, replaced=False)
             raise
         finally:
-            self._starting.discard(task)
-        if kept is None or failure is not None:
-            if kept is not None:
-                self._retire(kept)
-            if failure is not None:
-                self._start_failed(failure)
-            return
-        self.created += 1
-        self._pause = _FIRST_PAUSE
-        self._follow(kept)
-        self._offer(kept)
+            if kept is None:
+                release()
+        return kept
 
     def _start_failed(self, failure: Exception) -> None:
         """Tell who has waited longest; without anybody, have the next spare wait a while."""
@@ -444,3 +469,7 @@ class Keeper:
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
         return [*self._starting, *self._resetting.values(), *self._stopping.values()]
+
+
+def _nothing() -> None:
+    pass

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from aviato.aio import _facade as facade
 from aviato.aio import _fork
@@ -15,10 +15,11 @@ from aviato.aio._ids import new_sandbox_id
 from aviato.aio._keeper import Keeper
 from aviato.aio._report import Reporter
 from aviato.aio.function import RemoteFunction
+from aviato.aio.pool import Pool
 from aviato.aio.sandbox import Sandbox, _new_life
 from aviato.engines import check_name
 from aviato.exceptions import SandboxError, summarize_failures
-from aviato.models import SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
+from aviato.models import Limits, SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -292,6 +293,54 @@ class Session:
             )
 
         return decorate if function is None else decorate(function)
+
+    def pool(
+        self,
+        size: int,
+        *,
+        warm: int | None = None,
+        max_size: int | None = None,
+        max_uses: int | None = None,
+        max_age_seconds: float | None = None,
+        retries: int = 2,
+        limits: Limits | None = None,
+        reset: Literal["clean", "replace", "none"] = "clean",
+        **config: Any,
+    ) -> Pool:
+        """Make a pool of sandboxes, and begin to start its spares; returns at once.
+
+        Args:
+            size: Most sandboxes at once; those that start, are reset or are being stopped count.
+            warm: Idle sandboxes to keep ready; None is `size`, but at most twice the processors.
+            max_size: What `acquire(policy="grow")` may grow to; None is `size`.
+            max_uses: Uses after which a sandbox is replaced.
+            max_age_seconds: Age after which a sandbox is replaced, once it is not in use.
+            retries: How often `Pool.map` begins an item again whose sandbox was lost.
+            limits: What this pool shares with those of other processes; None limits only how many of this pool start
+                at once, by processors, memory and pressure.
+            reset: What happens between two uses. "clean" kills what the user left running, empties the working and the
+                temporary directory, and replaces the sandbox if anything else was changed; "replace" gives each user a
+                fresh one; "none" leaves everything as it is.
+            config: Fields of `SandboxDefaults` for its sandboxes.
+
+        Raises:
+            TypeError: An argument has the wrong type, or a keyword is unknown.
+            ValueError: An argument is out of range.
+            SandboxError: The session is closed.
+        """
+        self._check_open()
+        return Pool(
+            self,
+            size,
+            warm=warm,
+            max_size=max_size,
+            max_uses=max_uses,
+            max_age_seconds=max_age_seconds,
+            retries=retries,
+            limits=limits,
+            reset=reset,
+            config=config,
+        )
 
     async def close(self) -> None:
         """Stop every sandbox, concurrently, and wait until nothing of them runs.

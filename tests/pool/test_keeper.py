@@ -204,6 +204,20 @@ async def test_a_reset_decides(faked: tuple[aio.Session, FakeEngine]) -> None:
     assert [names.count(name) for name in dict.fromkeys(names)] == [2, 1, 1]
 
 
+async def test_given_back_while_the_last_reset_ends(faked: tuple[aio.Session, FakeEngine]) -> None:
+    """One reset is not taken for the other, however quickly they follow."""
+    session, _ = faked
+
+    async def reset(kept: Kept) -> bool:
+        await asyncio.sleep(0)
+        return True
+
+    keeper = keep(session, most=1, reset=reset)
+    for _ in range(50):
+        await keeper.give_back(await keeper.take(), reusable=True)
+    assert (keeper.created, keeper.replaced) == (1, 0)
+
+
 async def test_a_start_that_fails_is_raised_where_it_is_waited_for(faked: tuple[aio.Session, FakeEngine]) -> None:
     """One failure reaches one taker; a spare that cannot start is tried again later."""
     session, engine = faked

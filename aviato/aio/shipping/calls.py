@@ -171,6 +171,7 @@ class Calls:
             ) from error
         if isinstance(made.ended, AviatoError):
             raise made.ended
+        kept.spared_pids.add(made.pid)  # its fork that waits for a turn is a child of it
         if made.ended is not None:
             raise outcomes.ended(made.ended, self._name, kept.sandbox.sandbox_id)
         return made
@@ -214,6 +215,7 @@ class Calls:
     async def _clear(self, keeper: Keeper, kept: Kept, interpreter: Interpreter | None, *, reusable: bool) -> None:
         if interpreter is not None and not interpreter.usable:
             kept.attached.pop(self, None)
+            kept.spared_pids.discard(interpreter.pid)
             try:
                 await interpreter.kill()
             except AviatoError as error:

@@ -80,6 +80,7 @@ class Interpreter:
 
     Attributes:
         sandbox_id: Of the sandbox it runs in.
+        pid: In there; 0 until it is known.
         ended: How it ended, or why that cannot be known; None while it runs.
     """
 
@@ -87,6 +88,7 @@ class Interpreter:
         self._loop = asyncio.get_running_loop()
         self._label = label
         self.sandbox_id = channel.sandbox_id
+        self.pid = 0
         self._head = MARK + token
         self._to_send: deque[memoryview] = deque()
         self._held = b""  # of standard output: what may be the beginning of a frame
@@ -188,6 +190,7 @@ class Interpreter:
 
     def process_started(self, pid: int) -> None:
         """Take note that it runs."""
+        self.pid = pid
 
     def process_stdin_accepted(self) -> None:
         """Send more of a call."""
