@@ -76,6 +76,20 @@ async def test_what_lies_elsewhere_is_contamination(engine: Any) -> None:
                 assert second.sandbox_id != first.sandbox_id
 
 
+async def test_byte_code_is_removed(engine: Any) -> None:
+    """What Python writes beside modules by itself costs nothing, and does not stay."""
+    async with aio.Session(engine=engine) as session, session.pool(1) as pool:
+        async with pool.acquire() as first:
+            await first.exec(
+                ["sh", "-c", "mkdir /var/tmp/__pycache__; echo x > /var/tmp/__pycache__/m.pyc"], check=True
+            )
+        stats = await settled(pool)
+        assert (stats.contaminated, stats.idle) == (0, 1)
+        async with pool.acquire() as second:
+            assert second is first
+            assert (await second.exec(["ls", "-A", "/var/tmp"])).stdout == ""
+
+
 async def test_what_a_user_left_running_is_killed(engine: Any) -> None:
     """A process in the background, one that ignores signals, and one in a session of its own."""
     if not isinstance(engine, str):

@@ -82,6 +82,11 @@ def names_in(folder):
         return []
 
 
+def byte_code(folder, name):
+    """Tell whether it is what an interpreter writes beside the modules that it imports."""
+    return name == "__pycache__" or (folder.endswith("/__pycache__") and name.endswith(".pyc"))
+
+
 def join(folder, name):
     return folder + name if folder.endswith("/") else folder + "/" + name
 
@@ -185,7 +190,7 @@ class Janitor:
                         seen += 1
                         if known != described(info):
                             changed.append(path)
-                    elif emptied:
+                    elif emptied or byte_code(folder, name):
                         removed += self.remove(path, info, changed)
                         continue
                     else:
