@@ -359,7 +359,7 @@ async def _opened(path: str, work: Work) -> Journal:
     from aviato.aio.pooling.journal import Journal  # noqa: PLC0415 - few need it and what it imports
 
     loop = asyncio.get_running_loop()
-    opening = loop.run_in_executor(None, lambda: Journal.open(path, work.identity(), work.name))
+    opening = loop.run_in_executor(None, lambda: Journal.open(path, work.identity(), work.name, work.classes()))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:

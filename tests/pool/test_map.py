@@ -58,8 +58,10 @@ async def test_functions(pool: aio.Pool) -> None:
     assert [result async for result in pool.map(remote, [1, (2, 1)])] == [2, 5]
     stats = pool.stats()
     assert (stats.done, stats.retried, stats.contaminated) == (5, 0, 0)
+    with pytest.raises(FunctionSerializationError, match="expected int, got str"):
+        [result async for result in pool.map(double, ["x"])]
     with pytest.raises(SandboxExecutionError, match="TypeError"):
-        [result async for result in pool.map(double, ["x", (None,)])]
+        [result async for result in pool.map(double, [()])]
     with pytest.raises(FunctionSerializationError):
         pool.map(len, [1])
     with pytest.raises(ValueError, match="given where it is decorated"):

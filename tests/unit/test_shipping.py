@@ -28,7 +28,8 @@ from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import check_function, collect
 from aviato.aio.shipping.inside.carried import unpack
 from aviato.aio.shipping.inside.messages import write_call
-from aviato.aio.shipping.program import program
+from aviato.aio.shipping.inside.runner import ERROR, MARK, NOT_CARRIED, VALUE
+from aviato.aio.shipping.program import COMMAND, message, program
 from aviato.exceptions import FunctionSerializationError
 
 if TYPE_CHECKING:
@@ -283,29 +284,45 @@ def pythons() -> list[str]:
     return list(versions.values())
 
 
+class Done(NamedTuple):
+    """How the interpreter ended, and what the function printed."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
 def run(
-    function: Any, directory: Path, *args: Any, python: str = sys.executable, **kwargs: Any
-) -> tuple[Any, subprocess.CompletedProcess[bytes]]:
-    """Ship and run a function; give the outcome, None when there is none, and the finished process."""
-    bundle, result, script = (directory / name for name in ("bundle.json", "result.json", "runner.py"))
-    script.write_bytes(program())
+    function: Any, directory: Path, *args: Any, python: str = sys.executable, fresh: bool = True, **kwargs: Any
+) -> tuple[Any, Done]:
+    """Ship and run a function; give the outcome, None when there is none, and how the interpreter ended."""
+    token = bytes(range(200, 216))
     shipped = collect(function)
-    bundle.write_bytes(shipped.document)
-    result.unlink(missing_ok=True)
-    header = json.dumps({"result": str(result), "forget": [str(directory / "old")]})
-    call = b"".join([header.encode(), b"\n", *write_call(args, kwargs, shipped.classes)])
+    start = [program(), shipped.document, token, b"1" if fresh else b""]
+    call = b"".join(write_call(args, kwargs, shipped.classes))
     done = subprocess.run(
-        [python, "-X", "utf8", str(script), str(bundle)],
-        input=call,
+        [python, *COMMAND[1:]],
+        input=b"".join(message(part) for part in (*start, call)),
         capture_output=True,
         cwd=directory,
         check=False,
     )
-    if not result.exists():
-        return None, done
-    line, _, message = result.read_bytes().partition(b"\n")
-    outcome = json.loads(line)
-    return ({"value": unpack(message, shipped.classes)} if "value" in outcome else outcome), done
+    printed, *frames = done.stdout.split(MARK + token)
+    ended = Done(done.returncode, printed, done.stderr)
+    outcome: Any = None
+    for frame in frames:
+        kind, size, rest = frame[:1], int.from_bytes(frame[1:9], "big"), frame[9:]
+        payload, after = rest[:size], rest[size:]
+        ended = ended._replace(stdout=ended.stdout + after)
+        if kind == VALUE:
+            outcome = {"value": unpack(payload, shipped.classes)}
+        elif kind == ERROR:
+            outcome = {"error": json.loads(payload)}
+        elif kind == NOT_CARRIED:
+            outcome = {"not_carried": payload.decode()}
+    if outcome is not None:
+        assert MARK + token in done.stderr
+    return outcome, ended
 
 
 def keeps(value: Any, point: Point, pair: Pair, colour: Colour) -> Any:
@@ -369,10 +386,10 @@ def test_an_exception_comes_back_with_its_lines(tmp_path: Path) -> None:
     """The traceback shows the function's own file and source lines, and none of the runner's."""
     outcome, done = run(fails, tmp_path)
     error = outcome["error"]
-    assert (error["type"], outcome["stage"], done.stdout) == ("TypeError", "call", b"before\n")
+    assert (error["type"], error["stage"], done.stdout) == ("TypeError", "call", b"before\n")
     assert 'is_odd("x")' in error["traceback"]
     assert f'"{__file__}", line {fails.__code__.co_firstlineno + 3}, in fails' in error["traceback"]
-    assert "runner.py" not in error["traceback"]
+    assert "<aviato>" not in error["traceback"]
 
 
 def leaves(how: str) -> Any:
@@ -416,11 +433,6 @@ def test_unusual_ends(how: str, expected: Any, tmp_path: Path) -> None:
         assert expected in outcome.values()
 
 
-def generator() -> Iterator[int]:
-    """Yield."""
-    yield 1
-
-
 class Methods:
     """Has a method."""
 
@@ -431,7 +443,6 @@ class Methods:
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (generator, "generator"),
         (Methods.method, "method of Methods"),
         (Methods, "class"),
         (len, "builtin_function_or_method"),

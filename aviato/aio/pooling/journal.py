@@ -19,11 +19,12 @@ import os
 import re
 import threading
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from aviato.aio.shipping.inside.carried import NotCarried, dumps
+from aviato.aio.shipping.inside.carried import BadValue, NotCarried, pack, unpack
 from aviato.exceptions import ConfigurationError, FunctionSerializationError
 from aviato.models import ExitReason, ProcessResult
 
@@ -35,28 +36,34 @@ _TORN_HEAD = re.compile(rb'[0-9a-f]{1,8}( (\{("j.*)?)?)?')
 """What may be there of the first line when its writer was killed; everything else is somebody's own file."""
 
 
-def digest(item: Any, number: int) -> str:
+def digest(item: Any, number: int, classes: Sequence[Any] = ()) -> str:
     """Return the digest by which an item is known again.
 
     Raises:
-        FunctionSerializationError: It has no JSON form; the message has the path.
+        FunctionSerializationError: It could not travel as an argument either; the message has the path.
     """
+    return hashlib.sha256(_packed(_ordered(item), f"items[{number}]", classes)).hexdigest()[:32]
+
+
+def _ordered(item: Any) -> Any:
+    """Give sets, which have another order in each process, one order."""
+    if isinstance(item, (set, frozenset)):
+        return ["set", sorted(map(repr, item))]
+    if type(item) in {list, tuple}:
+        return [_ordered(part) for part in item]
+    return {key: _ordered(part) for key, part in item.items()} if type(item) is dict else item
+
+
+def _packed(value: Any, path: str, classes: Sequence[Any]) -> bytes:
     try:
-        text = dumps(_plain(item), f"items[{number}]")
+        return b"".join(pack(value, path, classes))
     except NotCarried as error:
         raise FunctionSerializationError(
-            f"a journal knows items by their JSON form: {error}", hint="Give items of plain values, or no journal."
-        ) from None
-    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()[:32]
+            f"a journal cannot keep it: {error}", hint="Give plain values, or no journal."
+        ) from error
 
 
-def _plain(item: Any) -> Any:
-    if isinstance(item, os.PathLike):
-        return os.fspath(item)
-    return [_plain(part) for part in item] if isinstance(item, (tuple, list)) else item
-
-
-def encode(value: Any, path: str) -> dict[str, Any]:
+def encode(value: Any, path: str, classes: Sequence[Any] = ()) -> dict[str, Any]:
     """Return the JSON form of a result.
 
     Raises:
@@ -67,36 +74,34 @@ def encode(value: Any, path: str) -> dict[str, Any]:
         for name in ("stdout_bytes", "stderr_bytes"):
             fields[name] = base64.b64encode(fields[name]).decode()
         return {"process": fields}
-    try:
-        return {"value": json.loads(dumps(value, path))}
-    except NotCarried as error:
-        raise FunctionSerializationError(f"a journal cannot keep it: {error}") from None
+    return {"value": base64.b64encode(_packed(value, path, classes)).decode()}
 
 
-def decode(form: dict[str, Any]) -> Any:
+def decode(form: dict[str, Any], classes: Sequence[Any] = ()) -> Any:
     """Return the result of its JSON form.
 
     Raises:
         ValueError: It is not such a form.
     """
-    if "value" in form:
-        return form["value"]
     try:
+        if "value" in form:
+            return unpack(base64.b64decode(form["value"]), classes)
         fields = dict(form["process"])
         for name in ("stdout_bytes", "stderr_bytes"):
             fields[name] = base64.b64decode(fields[name])
         fields["command"] = tuple(fields["command"])
         fields["reason"] = ExitReason(fields["reason"])
         return ProcessResult(**fields)
-    except (KeyError, TypeError, binascii.Error) as error:
+    except (KeyError, TypeError, binascii.Error, BadValue) as error:
         raise ValueError(f"a result has not the right form: {error}") from error
 
 
 class Journal:
     """One file of results, held by one driver at a time."""
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int, classes: Sequence[Any]) -> None:
         self._path = path
+        self._classes = classes
         self._descriptor = descriptor
         self._known: dict[int, tuple[str, int, int]] = {}
         self._end = 0
@@ -106,13 +111,16 @@ class Journal:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], identity: bytes, name: str) -> Journal:
+    def open(
+        cls, path: str | os.PathLike[str], identity: bytes, name: str, classes: Sequence[Any] = ()
+    ) -> Journal:
         """Open or make the file, which blocks; a torn last line is cut off.
 
         Args:
             path: The file.
             identity: What is done with each item, exactly.
             name: What errors call it.
+            classes: Those that items and results may have beyond the common ones.
 
         Raises:
             ConfigurationError: It is another work's, in use, damaged, or cannot be read or written.
@@ -122,7 +130,7 @@ class Journal:
             descriptor = os.open(shown, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigurationError(f"the journal {shown} cannot be opened: {error}") from error
-        journal = cls(shown, descriptor)
+        journal = cls(shown, descriptor, classes)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,10 +183,9 @@ class Journal:
                 hint="Use another file for other work, or delete this one to begin anew.",
             )
 
-    @staticmethod
-    def digest(item: Any, number: int) -> str:
+    def digest(self, item: Any, number: int) -> str:
         """As the function of that name."""
-        return digest(item, number)
+        return digest(item, number, self._classes)
 
     def find(self, number: int, item_digest: str) -> tuple[bool, Any]:
         """Tell whether the result of an item is there, and return it.
@@ -196,7 +203,7 @@ class Journal:
             )
         entry = _checked(os.pread(self._descriptor, known[2], known[1]))
         try:
-            return True, decode((entry or {}).get("result") or {})
+            return True, decode((entry or {}).get("result") or {}, self._classes)
         except ValueError as error:
             raise ConfigurationError(f"the result of items[{number}] in the journal {self._path}: {error}") from error
 
@@ -222,7 +229,8 @@ class Journal:
         if self._sync_error is not None:
             raise self._not_on_disk()
         start = self._end
-        self._append({"i": number, "item": item_digest, "result": encode(value, f"the result of items[{number}]")})
+        form = encode(value, f"the result of items[{number}]", self._classes)
+        self._append({"i": number, "item": item_digest, "result": form})
         self._known[number] = (item_digest, start, self._end - start)
         if self._syncing is None or self._syncing.done():
             self._syncing = asyncio.create_task(self._sync_later(), name="aviato-journal")

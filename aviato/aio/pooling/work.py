@@ -23,6 +23,10 @@ class Work(Protocol):
 
     name: str
 
+    def classes(self) -> tuple[Any, ...]:
+        """Return the classes that items and results may have beyond the common ones."""
+        ...
+
     def identity(self) -> bytes:
         """Return what is done, the same in every process that would do the same."""
         ...
@@ -78,6 +82,10 @@ class CommandWork:
         if not any(_field(word) is not None for word in words):
             raise ValueError(f"no word of fn_or_command {list(words)!r} stands for the item\nhint: {FIELD_HINT}")
 
+    def classes(self) -> tuple[Any, ...]:
+        """Return none."""
+        return ()
+
     def identity(self) -> bytes:
         """Return the words."""
         return json.dumps(["command", *self._words]).encode()
@@ -118,9 +126,13 @@ class FunctionWork:
         self._function = function
         self.name: str = function._name  # noqa: SLF001 - pools call functions in sandboxes of their own
 
+    def classes(self) -> tuple[Any, ...]:
+        """Return those that travel with the function."""
+        return self._function._shipped()[1].classes  # noqa: SLF001 - likewise
+
     def identity(self) -> bytes:
         """Return all that would be shipped."""
-        return self._function._shipped()  # noqa: SLF001 - likewise
+        return self._function._shipped()[0]  # noqa: SLF001 - likewise
 
     def prepare(self, item: Any, number: int) -> tuple[Any, ...]:
         """Return the arguments: the item's parts if it is a tuple, else the item itself."""

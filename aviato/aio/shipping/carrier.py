@@ -29,6 +29,8 @@ _TRUST_HINT = (
 class Carrier:
     """Makes messages of the arguments of a function, and results of the messages that come back.
 
+    `classes` are those that values may have beyond the common ones.
+
     It knows nothing of how messages travel. A message that it makes has views of the arguments' memory; they must
     not change before it was written.
     """
@@ -43,7 +45,7 @@ class Carrier:
         left_out: tuple[str, ...] = (),
     ) -> None:
         self._name = getattr(function, "__qualname__", repr(function))
-        self._classes = classes
+        self.classes = classes
         self._pickles = Serialization(serialization) is Serialization.PICKLE
         self._trusts = trust_result
         self._left_out = "".join(f" {reason}." for reason in left_out)
@@ -70,8 +72,8 @@ class Carrier:
         args, kwargs = self._fitted(args, kwargs)
         try:
             if self._pickles:
-                return write_pickled_call(args, kwargs, self._classes, self._trusts)
-            return write_call(args, kwargs, self._classes)
+                return write_pickled_call(args, kwargs, self.classes, self._trusts)
+            return write_call(args, kwargs, self.classes)
         except NotCarried as error:
             hint = _HINT + self._left_out + ("" if self._pickles else _PICKLE_HINT)
             raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=hint) from error
@@ -94,7 +96,7 @@ class Carrier:
 
     def _value(self, message: bytes | bytearray | memoryview, kind: Any, path: str) -> Any:
         try:
-            value = read_result(message, self._classes, self._trusts)
+            value = read_result(message, self.classes, self._trusts)
         except NotHere as error:
             raise NotHere(f"{path} cannot be made on this side: {error}") from error
         return _fit(value, kind, path, BadValue)
