@@ -147,7 +147,9 @@ class RemoteFunction(Generic[P, R]):
             EngineError: The engine failed.
         """
         if self._is_generator:
-            raise TypeError(f"{self._name} is a generator, whose items come one by one: use stream() instead of remote()")
+            raise TypeError(
+                f"{self._name} is a generator, whose items come one by one: use stream() instead of remote()"
+            )
         result: R = await self._calls.run(args, kwargs)
         return result
 

@@ -70,7 +70,9 @@ printed = st.lists(st.sampled_from([b"text", b"\0", MARK + TOKEN[:7], MARK + MAR
 
 
 @given(st.data(), printed, printed, st.binary(max_size=50))
-async def test_any_cut_gives_the_same(data: st.DataObject, before: list[bytes], errors: list[bytes], value: bytes) -> None:
+async def test_any_cut_gives_the_same(
+    data: st.DataObject, before: list[bytes], errors: list[bytes], value: bytes
+) -> None:
     """Printed bytes, items and the answer are exact however they arrive, in whatever order of the streams."""
     made, remote = make()
     items: list[bytearray] = []

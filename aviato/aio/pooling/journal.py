@@ -111,9 +111,7 @@ class Journal:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], identity: bytes, name: str, classes: Sequence[Any] = ()
-    ) -> Journal:
+    def open(cls, path: str | os.PathLike[str], identity: bytes, name: str, classes: Sequence[Any] = ()) -> Journal:
         """Open or make the file, which blocks; a torn last line is cut off.
 
         Args:

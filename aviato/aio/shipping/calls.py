@@ -106,8 +106,14 @@ class Calls:
                     item = items.popleft()
                     serving[0].taken(len(item))
                     printed = serving[0].printed()
-                    hint, sandbox_id = carrier.result_hint, serving[0].sandbox_id
-                    yield outcomes.believed(carrier.unpack_item, item, printed, self._name, hint, sandbox_id)
+                    yield outcomes.believed(
+                        carrier.unpack_item,
+                        item,
+                        printed,
+                        name=self._name,
+                        values_hint=carrier.result_hint,
+                        sandbox_id=serving[0].sandbox_id,
+                    )
                 if call.done():
                     answer, sandbox_id = call.result()
                     outcomes.result_of(answer, lambda _: None, self._name, carrier.result_hint, sandbox_id)
@@ -239,5 +245,5 @@ class _Decoded:
         if text:
             try:
                 self._on_output(stream, text)
-            except Exception:  # a user's callback must not harm the call
+            except Exception:  # noqa: BLE001 - a user's callback must not harm the call
                 _log.exception("on_output failed")

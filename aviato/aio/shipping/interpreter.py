@@ -132,7 +132,7 @@ class Interpreter:
     ) -> asyncio.Future[Answer]:
         """Begin a call of a `usable` interpreter; the future is done when it is over.
 
-        It fails with an `AviatoError` when the sandbox was lost. Cancelling it does nothing in the sandbox: `kill` does.
+        It fails with an `AviatoError` when the sandbox was lost. Cancelling it does nothing there: `kill` does.
 
         Args:
             pieces: The packed arguments.
@@ -276,9 +276,8 @@ class Interpreter:
             self._settle()
 
     def _print(self, which: Which, data: bytes) -> None:
-        if not data or self._answer is None:  # between calls nobody prints but what escaped the end of one
-            if not data or self._ready.done():
-                return
+        if not data or (self._answer is None and self._ready.done()):
+            return  # between calls nobody prints but what escaped the end of one
         self._printed[which].add(data)
         if self._on_output is not None:
             self._on_output(which.name.lower(), data)
@@ -304,7 +303,9 @@ class Interpreter:
 
     def process_gap(self, which: Which, missing: int) -> None:
         """End it: what is gone may have been an answer."""
-        error = OutputLostError(f"{missing} bytes of what {self._label} printed or answered were lost")
+        stream, received = which.name.lower(), self._read[which]
+        message = f"{missing} bytes of what {self._label} printed or answered were lost"
+        error = OutputLostError(message, stream=stream, received=received, sandbox_id=self.sandbox_id)
         self._fail(error)
         self._remote.signal(signal.SIGKILL, tree=True)
 

@@ -23,9 +23,7 @@ _HINTS = {
 }
 
 
-def result_of(
-    answer: Answer, unpack: Callable[[bytearray], Any], name: str, values_hint: str, sandbox_id: str
-) -> Any:
+def result_of(answer: Answer, unpack: Callable[[bytearray], Any], name: str, values_hint: str, sandbox_id: str) -> Any:
     """Return the result; all that the answer says is the word of an untrusted program.
 
     Raises:
@@ -33,7 +31,9 @@ def result_of(
         SandboxExecutionError: The function raised, or the answer is none.
     """
     if answer.kind == VALUE:
-        return believed(unpack, answer.payload, answer.printed, name, values_hint, sandbox_id)
+        return believed(
+            unpack, answer.payload, answer.printed, name=name, values_hint=values_hint, sandbox_id=sandbox_id
+        )
     if answer.kind == NOT_CARRIED:
         reason = answer.payload[:65536].decode("utf-8", "replace")
         refused = FunctionSerializationError(f"{name}: {reason}", hint=values_hint)
@@ -48,6 +48,7 @@ def believed(
     unpack: Callable[[bytearray], Any],
     payload: bytearray,
     printed: ProcessResult,
+    *,
     name: str,
     values_hint: str,
     sandbox_id: str,
@@ -83,7 +84,7 @@ def _raise(answer: Answer, name: str, sandbox_id: str) -> NoReturn:
         told = {}
     kind, message = str(told.get("type", "Exception")), str(told.get("message", ""))
     defined = told.get("stage") != "define"
-    error = SandboxExecutionError(
+    failure = SandboxExecutionError(
         f"{name} {'raised' if defined else 'could not be set up in the sandbox:'} {kind}: {message}",
         exec_result=answer.printed,
         exception_type=kind,
@@ -92,8 +93,8 @@ def _raise(answer: Answer, name: str, sandbox_id: str) -> NoReturn:
         sandbox_id=sandbox_id,
         hint=None if defined else "What it imports must be in the sandbox's image, at a version that has the names.",
     )
-    error.add_note(f"In the sandbox:\n{told.get('traceback', '')}".rstrip())
-    raise error
+    failure.add_note(f"In the sandbox:\n{told.get('traceback', '')}".rstrip())
+    raise failure
 
 
 def _builtin(name: str) -> type[BaseException] | None:

@@ -88,7 +88,7 @@ class Work:
             self.failure = describe(error, "define")
 
     def rehearse(self, nowhere: int) -> None:
-        """Go through a call of nothing: a fork copies what it touches page by page, and does so now, before its turn."""
+        """Go through a call of nothing, so that the fork copies the pages it will touch now, before its turn."""
         message = b"".join(write_call((), {}, ()))
         self.run(bytearray(message), lambda: None, Teller(self.teller.head[1:], nowhere, nowhere))
 
