@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aviato.aio.shipping.inside.carried import pack, unpack
-from aviato.aio.shipping.inside.refused import BadValue, NotCarried
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried, said
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def dump_pickle(value: Any, path: str, classes: Any) -> Any:
     try:
         (Pickler if numbers else pickle.Pickler)(file, PICKLE_PROTOCOL).dump(value)
     except Exception as error:
-        raise NotCarried("%s cannot be pickled: %s: %.1000s" % (path, type(error).__name__, error)) from error
+        raise NotCarried("%s cannot be pickled: %s" % (path, said(error))) from error
     return file.getbuffer()
 
 
@@ -55,7 +55,7 @@ def load_pickle(data: Any, classes: Any) -> Any:
     try:
         return Unpickler(io.BytesIO(data)).load()
     except Exception as error:
-        raise BadValue("cannot be unpickled: %s: %.1000s" % (type(error).__name__, error)) from error
+        raise BadValue("cannot be unpickled: %s" % said(error)) from error
 
 
 def write_call(args: Any, kwargs: Any, classes: Any) -> list[Any]:
