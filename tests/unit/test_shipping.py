@@ -27,7 +27,7 @@ import pytest
 from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import check_function, collect
 from aviato.aio.shipping.inside.carried import unpack
-from aviato.aio.shipping.inside.messages import write_call
+from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
 from aviato.aio.shipping.program import program
 from aviato.exceptions import FunctionSerializationError
 
@@ -319,6 +319,12 @@ def meets_array(value: Any) -> str:
     return type(value).__name__
 
 
+def takes_pickles(base: Base, function: Callable[[int], int], paths: list[Path], colour: Colour) -> Any:
+    """Use what came, and give it back."""
+    assert (base.greet(), type(paths[0]).__name__) == ("base 10", "PosixPath")
+    return base, function, paths, colour, square(3)
+
+
 VALUES: list[Any] = [
     {(1, b"x" * 100_000), frozenset({None})},
     [10**5000, math.inf, 1j, "\ud800" * 70_000, bytearray(b"x"), range(3)],
@@ -333,6 +339,25 @@ def test_every_value_goes_and_comes(python: str, tmp_path: Path) -> None:
     for value in VALUES:
         outcome, done = run(keeps, tmp_path, value, Point(1, 2), Pair(4), Colour.RED, python=python)
         assert outcome == {"value": (value, [Point(1, 2)], {Colour.RED: Pair(4)})}, done.stderr.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parent.parent.name + "-" + Path(path).name)
+def test_pickles_go_and_come(python: str, tmp_path: Path) -> None:
+    """Classes and functions of the table, and those that other Pythons have elsewhere."""
+    bundle, result, script = (tmp_path / name for name in ("bundle.json", "result", "runner.py"))
+    script.write_bytes(program())
+    shipped = collect(takes_pickles, pickled=True)
+    bundle.write_bytes(shipped.document)
+    args = (Base(), square, [Path("/a"), PurePosixPath("b")], FAVOURITE)
+    header = json.dumps({"result": str(result), "forget": []}).encode()
+    call = b"".join([header, b"\n", *write_pickled_call(args, {}, shipped.classes, trusted=True)])
+    done = subprocess.run([python, str(script), str(bundle)], input=call, capture_output=True, check=False)
+    line, _, message = result.read_bytes().partition(b"\n")
+    assert json.loads(line) == {"value": True}, done.stderr.decode()
+    base, *rest = read_result(message, shipped.classes, trusted=True)
+    assert type(base) is Base
+    assert rest == [*args[1:], 9]
 
 
 @pytest.mark.slow
@@ -537,9 +562,7 @@ def test_a_class_that_cannot_be_shipped_is_left_out(tmp_path: Path) -> None:
     carrier = Carrier(function, shipped.classes, left_out=shipped.left_out)
     with pytest.raises(FunctionSerializationError, match=r"args\[0\] is of type .*Made, which is not known") as caught:
         carrier.pack_arguments((made(1),), {})
-    assert "class 'Made' cannot be shipped: Made is an object of type builtins.type, which has no source" in str(
-        caught.value.hint
-    )
+    assert "class 'Made' cannot be shipped: " in str(caught.value.hint)
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
