@@ -245,6 +245,47 @@ def test_a_value_in_itself_is_an_error() -> None:
         fit(order, Order, "result")
 
 
+@dataclasses.dataclass
+class Left:
+    """A class that another cannot be told from."""
+
+    child: Left | Right | int
+    last: int = 0
+
+
+@dataclasses.dataclass
+class Right:
+    """The other."""
+
+    child: Left | Right | int
+    last: int = 0
+
+
+@pytest.mark.parametrize("end", [{"child": "x"}, {"child": 1, "last": "x"}])
+def test_unions_in_unions_are_not_tried_without_end(end: Any) -> None:
+    """Two ways at each of 60 levels would be more than anybody can wait for."""
+    value: Any = end
+    for _ in range(60):
+        value = {"child": value, "last": "x"}
+    with pytest.raises(MismatchError, match=r"^result"):
+        fit(value, Left | Right, "result")
+    value = 1
+    for _ in range(60):
+        value = {"child": value}
+    made = fit(value, Left | Right, "result")
+    assert isinstance(made.child, Left)
+
+
+def test_annotations_that_cannot_be_evaluated_are_told() -> None:
+    """Who annotated, and is told to annotate, wants to know."""
+
+    def function(a: NotGlobal, b: int) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - what is tested
+
+    with pytest.raises(FunctionSerializationError) as caught:
+        Carrier(function, ()).pack_arguments((POINT, 1), {})
+    assert "cannot be evaluated, as their names are not global: a." in str(caught.value.hint)
+
+
 def test_annotations_are_evaluated_as_far_as_they_go() -> None:
     """One that fails leaves the others; the closure's names count."""
     local = int

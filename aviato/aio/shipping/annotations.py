@@ -39,6 +39,12 @@ def hints(owner: Any) -> dict[str, Any]:
     return found
 
 
+def unresolved(function: Any) -> list[str]:
+    """List the parameters, and `return`, whose annotations cannot be evaluated."""
+    found = hints(function)
+    return [name for name in _raw(function) if name not in found]
+
+
 def _raw(owner: Any) -> dict[str, Any]:
     with contextlib.suppress(Exception):
         if sys.version_info >= (3, 14):

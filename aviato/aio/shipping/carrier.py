@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from aviato.aio.shipping.annotations import hints, item_type, result_type
+from aviato.aio.shipping.annotations import hints, item_type, result_type, unresolved
 from aviato.aio.shipping.inside.carried import BadValue, NotCarried, NotHere
 from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
 from aviato.exceptions import FunctionSerializationError
@@ -48,7 +48,9 @@ class Carrier:
         self.classes = classes
         self._pickles = Serialization(serialization) is Serialization.PICKLE
         self._trusts = trust_result
-        self._left_out = "".join(f" {reason}." for reason in left_out)
+        names = ", ".join(unresolved(function))
+        unread = f" Annotations that cannot be evaluated, as their names are not global: {names}." if names else ""
+        self._left_out = "".join(f" {reason}." for reason in left_out) + unread
         self._hints: dict[str, Any] = {}
         if not hasattr(function, "__wrapped__"):  # under a decorator the annotations are those of another function
             self._hints = hints(function)

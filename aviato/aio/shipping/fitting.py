@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
+from aviato.aio.shipping.inside.refused import said
+
 Hook = Callable[[Any, Any], Any]
 SHOWN = 60
 
@@ -40,7 +42,7 @@ def told(error: BaseException) -> tuple[str, str]:
         return "", f"{error.cl.__qualname__} has no field {', '.join(map(repr, sorted(map(str, error.extra_fields))))}"
     if isinstance(error, RecursionError):
         return "", "it is nested too deep"
-    return "", f"{type(error).__name__}: {error}"
+    return "", said(error)
 
 
 def wrong(value: Any, kind: Any) -> MismatchError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import enum
 import functools
 import types
@@ -18,6 +19,9 @@ from aviato.aio.shipping.typed_leaves import LEAVES
 from aviato.aio.shipping.typed_objects import fit_object, fit_typed_dict
 
 _PATH = 500
+_HOLDERS = frozenset({dict, list, tuple, set, frozenset})
+_tried: contextvars.ContextVar[dict[tuple[int, int], tuple[bool, Any]]] = contextvars.ContextVar("_tried")
+"""What was made of a part by a union, of the value in hand: a union in a union is tried once, not once a way to it."""
 
 
 def fit(value: Any, kind: Any, path: str) -> Any:
@@ -26,11 +30,14 @@ def fit(value: Any, kind: Any, path: str) -> Any:
     Raises:
         MismatchError: It does not fit; the text begins with the path of the part.
     """
+    token = _tried.set({})
     try:
         return _converter().structure(value, kind)
     except Exception as error:
         steps, text = told(error)
         raise MismatchError(path + steps[:_PATH], text) from error
+    finally:
+        _tried.reset(token)
 
 
 def _known(table: Any) -> Callable[[Any], bool]:
@@ -48,6 +55,20 @@ def _union(kind: Any, converter: cattrs.Converter) -> Hook:
     hooks = [(origin_of(_plain(member)), late(converter, member)) for member in members]
 
     def choose(value: Any, _: Any) -> Any:
+        if type(value) not in _HOLDERS:
+            return attempt(value)
+        tried, key = _tried.get(), (id(value), id(choose))
+        if key not in tried:
+            try:
+                tried[key] = True, attempt(value)
+            except Exception as error:  # noqa: BLE001 - see below
+                tried[key] = False, told(error)
+        fits, made = tried[key]
+        if not fits:
+            raise MismatchError(*made)
+        return made
+
+    def attempt(value: Any) -> Any:
         exact = [hook for origin, hook in hooks if origin is type(value)]
         others = [hook for origin, hook in hooks if origin is not type(value)]
         first: Exception | None = None

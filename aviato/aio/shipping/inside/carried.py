@@ -24,7 +24,7 @@ import struct
 
 from aviato.aio.shipping.inside.kinds import LARGE_BITS, LONG_TEXT, PACKERS, find_packer, step_of
 from aviato.aio.shipping.inside.makers import MAKERS
-from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere, said
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def pack(value: Any, path: str, classes: Any) -> list[Any]:
     except NotCarried:
         raise
     except Exception as error:  # changed meanwhile, the caller's stack is full, or a class of the user's failed
-        text = "%s: %.500s" % (type(error).__name__, error)
-        raise NotCarried("%s cannot be written: %s" % (path or "the value", text)) from error
+        raise NotCarried("%s cannot be written: %s" % (path or "the value", said(error))) from error
     head = HEADER.pack(MAGIC, 0 if plain else 1, len(packing.sizes), len(text))
     lengths = struct.pack("<%dQ" % len(packing.sizes), *packing.sizes)
     return [head + lengths + text, *packing.pieces]
@@ -250,8 +249,7 @@ class Unpacking:
             except BadValue:
                 raise
             except Exception as error:
-                text = "%s: %s" % (type(error).__name__, error)
-                raise BadValue("a %s that cannot be made: %.500s" % (item[0][1:], text)) from error
+                raise BadValue("a %s that cannot be made: %s" % (item[0][1:], said(error))) from error
         return holder[0]
 
 

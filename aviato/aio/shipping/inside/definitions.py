@@ -11,6 +11,8 @@ import linecache
 import sys
 import types
 
+from aviato.aio.shipping.inside.refused import said
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict
@@ -85,9 +87,8 @@ class Bundle:
             return self.value(reference)
         except Exception as error:
             name = self.items[reference[1]]["qualname"] if reference[0] == "item" else ".".join(reference[1:])
-            reasons = [text for missing, text in self.lacking.items() if "%r" % missing in str(error)]
-            reason = reasons[0] if reasons else "%s: %s" % (type(error).__name__, error)
-            return "%s cannot be had: %s" % (name, reason)
+            reasons = [text for missing, text in self.lacking.items() if "%r" % missing in said(error)]
+            return "%s cannot be had: %s" % (name, reasons[0] if reasons else said(error))
 
     def link(self, number: int, link: Any) -> None:
         """Fill the closure of a definition as far as its values are there."""
@@ -101,7 +102,7 @@ class Bundle:
         except Exception as error:
             if not optional:
                 raise
-            self.lacking[name] = "%s: %s" % (type(error).__name__, error)
+            self.lacking[name] = said(error)
 
     def value(self, reference: list[Any]) -> Any:
         """Return what a reference stands for."""

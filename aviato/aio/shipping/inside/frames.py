@@ -6,7 +6,7 @@ no compressed bodies, only types whose values take room in the stream, no buffer
 
 from __future__ import annotations
 
-from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere, said
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def arrow_stream(top: str, value: Any) -> Any:
     except NotCarried:
         raise
     except Exception as error:
-        raise NotCarried("cannot be written as Arrow: %.500s" % error) from error
+        raise NotCarried("cannot be written as Arrow: %s" % said(error)) from error
 
 
 def carried_type(pa: Any, kind: Any, nested: bool) -> bool:

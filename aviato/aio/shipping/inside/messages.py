@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from aviato.aio.shipping.inside.carried import pack, unpack
-from aviato.aio.shipping.inside.refused import BadValue, NotCarried
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried, said
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
 
 PICKLE_PROTOCOL = 5
 """What Python 3.8 has, and so every side."""
+PATHS = ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")
 
 
 def dump_pickle(value: Any, path: str, classes: Any) -> Any:
@@ -22,7 +25,9 @@ def dump_pickle(value: Any, path: str, classes: Any) -> Any:
     import io
     import pickle
 
-    numbers = {id(known): number for number, known in enumerate(classes) if type(known) is not str}
+    numbers: dict[int, Any] = {id(known): number for number, known in enumerate(classes) if type(known) is not str}
+    if "pathlib" in sys.modules:  # whose classes stand in a module of another name in some Pythons
+        numbers.update((id(getattr(sys.modules["pathlib"], name)), name) for name in PATHS)
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, item: Any) -> Any:
@@ -32,8 +37,8 @@ def dump_pickle(value: Any, path: str, classes: Any) -> Any:
     try:
         (Pickler if numbers else pickle.Pickler)(file, PICKLE_PROTOCOL).dump(value)
     except Exception as error:
-        raise NotCarried("%s cannot be pickled: %s: %.1000s" % (path, type(error).__name__, error)) from error
-    return file.getbuffer()
+        raise NotCarried("%s cannot be pickled: %s" % (path, said(error))) from error
+    return file.getvalue()
 
 
 def load_pickle(data: Any, classes: Any) -> Any:
@@ -47,6 +52,8 @@ def load_pickle(data: Any, classes: Any) -> Any:
 
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, number: Any) -> Any:
+            if number in PATHS:
+                return getattr(__import__("pathlib"), number)
             known = classes[number]
             if type(known) is str:
                 raise BadValue(known)
@@ -55,7 +62,7 @@ def load_pickle(data: Any, classes: Any) -> Any:
     try:
         return Unpickler(io.BytesIO(data)).load()
     except Exception as error:
-        raise BadValue("cannot be unpickled: %s: %.1000s" % (type(error).__name__, error)) from error
+        raise BadValue("cannot be unpickled: %s" % said(error)) from error
 
 
 def write_call(args: Any, kwargs: Any, classes: Any) -> list[Any]:

@@ -13,3 +13,11 @@ class BadValue(ValueError):
 
 class NotHere(BadValue):
     """A value that this side cannot make, because it lacks a package or a class; the text names it."""
+
+
+def said(error: BaseException) -> str:
+    """Return the type and text of an error, of which the text is made by code of anybody."""
+    try:
+        return "%s: %.500s" % (type(error).__name__, error)
+    except Exception:
+        return type(error).__name__
