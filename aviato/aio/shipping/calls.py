@@ -140,11 +140,16 @@ class Calls:
                 kept.spared_paths.add(slot.folder)
             path = f"{self._temp_dir}/.aviato-result-{secrets.token_hex(16)}"
             header = json.dumps({"result": path, "forget": slot.old_results})
-            result = await slot.sandbox.exec(
+            process = slot.sandbox.exec(
                 ["python3", "-X", "utf8", f"{slot.folder}/runner.py", f"{slot.folder}/bundle.json"],
                 stdin=b"%b\n%b" % (header.encode("ascii"), body),
                 timeout_seconds=self._timeout_seconds,
-            ).result()
+            )
+            try:
+                result = await process.result()
+            except asyncio.CancelledError:
+                process.cancel()
+                raise
             slot.old_results = [path]
             answer = await self._answer(slot.sandbox, path, result)
             reusable = True
