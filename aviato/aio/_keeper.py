@@ -237,7 +237,7 @@ class Keeper:
         has been stopped if it is not reusable, else at once: it is reset in the background. If cancelled, all of that
         goes on.
         """
-        if kept not in self._in_use:
+        if kept not in self._in_use or _fork.is_stale(self._generation):
             return
         self._in_use.remove(kept)
         if not reusable or kept.ended or self._closed:

@@ -13,6 +13,7 @@ from aviato.aio import _fork
 from aviato.aio._config import as_defaults
 from aviato.aio._ids import new_sandbox_id
 from aviato.aio._keeper import Keeper
+from aviato.aio._loop import loop_state
 from aviato.aio._report import Reporter
 from aviato.aio.function import RemoteFunction
 from aviato.aio.pool import Pool
@@ -327,8 +328,10 @@ class Session:
             TypeError: An argument has the wrong type, or a keyword is unknown.
             ValueError: An argument is out of range.
             SandboxError: The session is closed.
+            RuntimeError: No event loop is running.
         """
         self._check_open()
+        loop_state()
         return Pool(
             self,
             size,

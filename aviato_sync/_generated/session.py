@@ -298,6 +298,7 @@ class Session(ContextHandle):
             TypeError: An argument has the wrong type, or a keyword is unknown.
             ValueError: An argument is out of range.
             SandboxError: The session is closed.
+            RuntimeError: No event loop is running.
         """
         __tracebackhide__ = True
         return cast(

@@ -26,7 +26,6 @@ import pytest
 
 from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import check_function, collect
-from aviato.aio.shipping.inside.carried import unpack
 from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
 from aviato.aio.shipping.inside.runner import ERROR, MARK, NOT_CARRIED, VALUE
 from aviato.aio.shipping.program import COMMAND, message, program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from aviato.exceptions import AviatoError, SandboxNotRunningError, SandboxTermin
 
 if TYPE_CHECKING:
     from aviato.aio._keeper import Keeper
+    from aviato.aio.process import Process
     from aviato.aio.session import Session
 
 FIELD_HINT = 'Write "{}" for the item, "{0}" for the first part of a tuple, "{name}" for a key, as a word of its own.'
@@ -108,12 +110,18 @@ class CommandWork:
         """Run the command in a sandbox that nobody else uses meanwhile."""
         kept = await keeper.take()
         reusable = False
+        process: Process | None = None
         try:
-            result = await kept.sandbox.exec(prepared, timeout_seconds=self._timeout).result()
+            process = kept.sandbox.exec(prepared, timeout_seconds=self._timeout)
+            result = await process.result()
             reusable = True
             return result
         except AviatoError as error:
             reusable = not error.is_infrastructure
+            raise
+        except asyncio.CancelledError:
+            if process is not None:
+                process.cancel()  # its end is nobody's news; the sandbox is replaced, so that nothing of it goes on
             raise
         finally:
             await keeper.give_back(kept, reusable=reusable)
