@@ -102,7 +102,6 @@ class Calls:
         call.add_done_callback(lambda _: news.set())
         try:
             while True:
-<<<<<<< HEAD
                 while items:
                     item = items.popleft()
                     serving[0].taken(len(item))
@@ -121,69 +120,6 @@ class Calls:
                     return
                 news.clear()
                 await news.wait()
-=======
-                slot, kept = self._take()
-                if not slot.prepared:
-                    await slot.sandbox.write_file(f"{slot.folder}/runner.py", program())
-                    await slot.sandbox.write_file(f"{slot.folder}/bundle.json", self._bundle())
-                    slot.prepared = True
-                path = f"{self._temp_dir}/.aviato-result-{secrets.token_hex(16)}"
-                header = json.dumps({"result": path, "forget": slot.old_results})
-                process = slot.sandbox.exec(
-                    ["python3", "-X", "utf8", f"{slot.folder}/runner.py", f"{slot.folder}/bundle.json"],
-                    stdin=b"%b\n%b" % (header.encode("ascii"), body),
-                    timeout_seconds=self._timeout_seconds,
-                )
-                try:
-                    result = await process.result()
-                except SandboxNotRunningError:
-                    if not kept:
-                        raise
-                    await self._end(slot)  # it had ended between two calls, so this call never began
-                    slot = process = None
-                    continue
-                slot.old_results = [path]
-                answer = await self._answer(slot.sandbox, path, result)
-                break
-        except BaseException as error:
-            await self._finish(slot, process, error)
-            raise
-        self._idle.append(slot)
-        self._free.release()
-        return self._value(answer, result, slot.sandbox.sandbox_id)
-
-    async def _once_kept(self, body: bytes, keeper: Keeper) -> Any:
-        """Run it in a sandbox that a pool keeps."""
-        kept = await keeper.take()
-        reusable = False
-        try:
-            slot = kept.attached.get(self)
-            if slot is None:
-                slot = _Slot(kept.sandbox, f"{self._temp_dir}/.aviato-{secrets.token_hex(8)}")
-                await slot.sandbox.write_file(f"{slot.folder}/runner.py", program())
-                await slot.sandbox.write_file(f"{slot.folder}/bundle.json", self._bundle())
-                kept.attached[self] = slot
-                kept.spared_paths.add(slot.folder)
-            path = f"{self._temp_dir}/.aviato-result-{secrets.token_hex(16)}"
-            header = json.dumps({"result": path, "forget": slot.old_results})
-            process = slot.sandbox.exec(
-                ["python3", "-X", "utf8", f"{slot.folder}/runner.py", f"{slot.folder}/bundle.json"],
-                stdin=b"%b\n%b" % (header.encode("ascii"), body),
-                timeout_seconds=self._timeout_seconds,
-            )
-            try:
-                result = await process.result()
-            except asyncio.CancelledError:
-                process.cancel()
-                raise
-            slot.old_results = [path]
-            answer = await self._answer(slot.sandbox, path, result)
-            reusable = True
-            return self._value(answer, result, slot.sandbox.sandbox_id)
-        except AviatoError as error:
-            reusable = not error.is_infrastructure
-            raise
->>>>>>> pool
         finally:
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
