@@ -51,7 +51,7 @@ def measure(options: Options) -> list[Row]:
             one = session.function(concurrency=1)(nothing)
             one_kept = session.function(concurrency=1, fresh=False)(nothing)
             carry = session.function(concurrency=1)(back)
-            sandbox = runner.run(_ready(session, [one, one_kept, carry]))
+            sandbox = runner.run(_ready(session, one, one_kept, carry))
             alone = interleave(
                 {
                     "executor": lambda: [_timed_submit(executor) for _ in range(calls)],
@@ -112,9 +112,14 @@ def measure(options: Options) -> list[Row]:
     ]
 
 
-async def _ready(session: aio.Session, functions: list[RemoteFunction[..., object]]) -> aio.Sandbox:
-    for function in functions:
-        await function.remote(b"" if function.__name__ == "back" else 1)
+async def _ready(
+    session: aio.Session,
+    one: RemoteFunction[[int], int],
+    kept: RemoteFunction[[int], int],
+    carry: RemoteFunction[[bytes], bytes],
+) -> aio.Sandbox:
+    """Have every interpreter up, and return a sandbox for commands."""
+    await asyncio.gather(one.remote(1), kept.remote(1), carry.remote(b""))
     return await session.sandbox()
 
 

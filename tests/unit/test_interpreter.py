@@ -75,7 +75,7 @@ async def test_any_cut_gives_the_same(
 ) -> None:
     """Printed bytes, items and the answer are exact however they arrive, in whatever order of the streams."""
     made, remote = make()
-    items: list[bytearray] = []
+    items: list[bytes] = []
     heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
     def hear(name: str, piece: bytes) -> None:

@@ -88,11 +88,11 @@ class Calls:
         """
         carrier = self._shipped()[1]
         pieces = carrier.pack_arguments(args, kwargs)
-        items: deque[bytearray] = deque()
+        items: deque[bytes] = deque()
         news = asyncio.Event()
         serving: list[Interpreter] = []
 
-        def take(item: bytearray) -> None:
+        def take(item: bytes) -> None:
             items.append(item)
             news.set()
 

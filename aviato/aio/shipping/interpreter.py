@@ -40,7 +40,7 @@ _HEAD_BYTES = _KIND_AT + 1 + 8
 _STDOUT = Which.STDOUT
 
 OnOutput = Callable[[str, bytes], object]
-OnItem = Callable[[bytearray], object]
+OnItem = Callable[[bytes], object]
 
 
 @attrs.frozen
@@ -54,7 +54,7 @@ class Answer:
     """
 
     kind: bytes
-    payload: bytearray
+    payload: bytes
     printed: ProcessResult
 
 
@@ -93,7 +93,7 @@ class Interpreter:
         self._to_send: deque[memoryview] = deque()
         self._held = b""  # of standard output: what may be the beginning of a frame
         self._held_errors = b""  # likewise, of the mark on standard error
-        self._frame: bytearray | None = None
+        self._frame: list[bytes] | None = None  # the pieces that have come of one
         self._missing = 0
         self._kind = b""
         self._read = {Which.STDOUT: 0, Which.STDERR: 0}
@@ -119,7 +119,7 @@ class Interpreter:
         self._on_output, self._on_item = on_output, on_item
         self._printed = {Which.STDOUT: _Output(), Which.STDERR: _Output()}
         self._marked = False  # what came on standard error is complete
-        self._last: tuple[bytes, bytearray] | None = None
+        self._last: tuple[bytes, bytes] | None = None
         self._untaken = 0
         self._began = time.monotonic()
 
@@ -229,12 +229,12 @@ class Interpreter:
         self._give_credit(which)
 
     def _take_apart(self, data: bytes) -> None:
-        view = memoryview(self._held + data) if self._held else memoryview(data)
-        self._held = b""
+        data, self._held = self._held + data, b""
+        view = memoryview(data)
         while view:
             if self._frame is not None:
                 part = view[: self._missing]
-                self._frame += part
+                self._frame.append(data if len(part) == len(data) else part.tobytes())
                 self._missing -= len(part)
                 view = view[len(part) :]
                 if not self._missing:
@@ -253,7 +253,7 @@ class Interpreter:
                 return
             self._kind = text[at + _KIND_AT : at + _KIND_AT + 1]
             self._missing = int.from_bytes(text[at + _KIND_AT + 1 : at + _HEAD_BYTES], "big")
-            self._frame = bytearray()
+            self._frame = []
             view = view[at + _HEAD_BYTES :]
             if self._missing > ANSWER_LIMIT:
                 self._refuse(f"its answer would have {self._missing} bytes, at most {ANSWER_LIMIT} are taken")
@@ -262,8 +262,7 @@ class Interpreter:
                 self._end_frame()
 
     def _end_frame(self) -> None:
-        frame, self._frame = self._frame, None
-        assert frame is not None  # noqa: S101 - it was being filled
+        frame, self._frame = b"".join(self._frame or ()), None
         if self._kind == READY:
             if not self._ready.done():
                 self._once = frame == ONCE
@@ -319,7 +318,7 @@ class Interpreter:
         self.ended = self.printed(status.returncode, status.signal, reason)
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
-            answer.set_result(Answer(b"", bytearray(), self.ended))
+            answer.set_result(Answer(b"", b"", self.ended))
         self._end()
 
     def process_lost(self, error: AviatoError) -> None:

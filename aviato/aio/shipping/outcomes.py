@@ -23,7 +23,7 @@ _HINTS = {
 }
 
 
-def result_of(answer: Answer, unpack: Callable[[bytearray], Any], name: str, values_hint: str, sandbox_id: str) -> Any:
+def result_of(answer: Answer, unpack: Callable[[bytes], Any], name: str, values_hint: str, sandbox_id: str) -> Any:
     """Return the result; all that the answer says is the word of an untrusted program.
 
     Raises:
@@ -45,8 +45,8 @@ def result_of(answer: Answer, unpack: Callable[[bytearray], Any], name: str, val
 
 
 def believed(
-    unpack: Callable[[bytearray], Any],
-    payload: bytearray,
+    unpack: Callable[[bytes], Any],
+    payload: bytes,
     printed: ProcessResult,
     *,
     name: str,
