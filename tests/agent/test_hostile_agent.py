@@ -16,6 +16,8 @@ from tests.agent.behaviours import BEHAVIOURS, HELLOS, Behaviour
 from tests.agent.enemy import STREAM, WELCOME, Enemy, Pipe, Streams
 from tests.agent.harness import Recorder
 
+pytestmark = pytest.mark.fault("F19")
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 

@@ -234,6 +234,7 @@ ALL = list(dict.fromkeys(SWEPT.values()))
 
 
 @pytest.mark.parametrize("prepare", ALL, ids=lambda prepare: prepare.__name__[1:])
+@pytest.mark.fault("F17")
 async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
     """On FakeEngine: every suspension of every operation, until one runs through."""
     for at in range(1, MOST_SUSPENSIONS):
@@ -253,6 +254,7 @@ async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
     [_result, _life, _find, _delete, _read, _write, _stream, _close],
     ids=lambda prepare: prepare.__name__[1:],
 )
+@pytest.mark.fault("F17")
 async def test_cancelled_anywhere_for_real(local_engine: None, prepare: Prepare) -> None:
     """On the local engine: the first suspensions of those that start, stop and move bytes."""
     del local_engine
