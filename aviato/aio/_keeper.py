@@ -127,11 +127,6 @@ class Keeper:
         return self._closed
 
     @property
-    def label(self) -> str:
-        """What errors and logs call it."""
-        return self._label
-
-    @property
     def size(self) -> int:
         """Places taken."""
         return len(self._idle) + len(self._in_use) + len(self._resetting) + len(self._stopping) + len(self._starting)

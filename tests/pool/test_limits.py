@@ -160,6 +160,7 @@ async def test_the_directories_are_private(tmp_path: Path, monkeypatch: pytest.M
                 raise AssertionError
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # 3.12 warns of a fork beside a thread
 def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
     """It closes what it inherited, and cannot give the parent's slot away."""
     slot = slots.try_slot(tmp_path, "running", 1)

@@ -173,6 +173,28 @@ async def test_many_resets(engine: Any) -> None:
         assert (stats.created, stats.reused, stats.replaced) == (1, 99, 0)
 
 
+async def test_what_is_attached_is_spared(local_engine: None) -> None:
+    """A process and files that stay with the sandbox survive a reset, and go with the next that does not name them."""
+    async with aio.Session(engine="local") as session, session.pool(1) as pool:
+        kept = await pool._keeper.take()
+        process = kept.sandbox.exec(["sh", "-c", "mkdir /tmp/mine; echo x > /tmp/mine/x; echo $$; exec sleep 1000"])
+        kept.spared_pids.add(int(await anext(aiter(process.stdout))))
+        kept.spared_paths.add("/tmp/mine")
+        await kept.sandbox.write_file("/tmp/other", "x")
+        await pool._keeper.give_back(kept, reusable=True)
+        again = await pool._keeper.take()
+        assert again is kept
+        assert pool.stats().contaminated == 0
+        assert not process.done()
+        assert (await kept.sandbox.exec(["ls", "-R", "/tmp"])).stdout == "/tmp:\nmine\n\n/tmp/mine:\nx\n"
+        kept.spared_pids.clear()
+        kept.spared_paths.clear()
+        await pool._keeper.give_back(kept, reusable=True)
+        assert await pool._keeper.take() is kept
+        assert (await process).returncode == 137
+        assert (await kept.sandbox.exec(["ls", "-A", "/tmp"])).stdout == ""
+
+
 async def test_a_killed_janitor_costs_the_sandbox(local_engine: None) -> None:
     """A user who kills what resets gets nobody else into his sandbox."""
     async with aio.Session(engine="local") as session, session.pool(1) as pool:
