@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Self
 
 import attrs
 from attrs.converters import optional
 
 from aviato import validation
-from aviato._parts import MountedFile, NetworkOptions, Resources
+from aviato._parts import MountedFile, NetworkOptions, PullProgress, Resources
+
+PullPolicy = Literal["missing", "always", "never"]
+PULL_POLICIES: tuple[PullPolicy, ...] = ("missing", "always", "never")
 
 
 def _image(value: str) -> str:
@@ -114,6 +117,18 @@ def _detached(value: bool) -> bool:
     return value
 
 
+def _pull_policy(value: PullPolicy) -> PullPolicy:
+    if value not in PULL_POLICIES:
+        raise ValueError(f"pull_policy must be {', '.join(map(repr, PULL_POLICIES))}, got {value!r}")
+    return value
+
+
+def _on_pull_progress(value: Callable[[PullProgress], object]) -> Callable[[PullProgress], object]:
+    if not callable(value):
+        raise TypeError(f"on_pull_progress must be a callable that takes a PullProgress, not {value!r}")
+    return value
+
+
 def _runtime(value: str) -> str:
     return validation.text("runtime", value)
 
@@ -128,6 +143,11 @@ class SandboxDefaults:
 
     Attributes:
         container_image: Image name; None is `python:3.11` on engines that run images and `host` on the local one.
+        pull_policy: `"missing"` pulls the image when the engine does not have it, `"always"` asks its registry at
+            every start, and `"never"` fails without it. The local engine pulls nothing at a start: `"missing"` and
+            `"never"` mean its store, and `"always"` is a `CapabilityError`.
+        on_pull_progress: Called with a `PullProgress` at each step of each layer that a start pulls, in order, on a
+            thread of its own; one that blocks or fails holds nothing up.
         command: The main program; None keeps the sandbox alive until it is stopped.
         args: Arguments of `command`.
         tags: Names to find sandboxes by.
@@ -153,6 +173,10 @@ class SandboxDefaults:
     """
 
     container_image: str | None = attrs.field(default=None, converter=optional(_image))
+    pull_policy: PullPolicy = attrs.field(default="missing", converter=_pull_policy)
+    on_pull_progress: Callable[[PullProgress], object] | None = attrs.field(
+        default=None, converter=optional(_on_pull_progress), repr=False
+    )
     command: str | None = attrs.field(default=None, converter=optional(_command))
     args: tuple[str, ...] = attrs.field(default=(), converter=_args)
     tags: tuple[str, ...] = attrs.field(default=(), converter=_tags)
@@ -257,6 +281,7 @@ _NOT_NONE = frozenset(
         "volumes",
         "ports",
         "secrets",
+        "pull_policy",
         "detached",
         "request_timeout_seconds",
         "temp_dir",

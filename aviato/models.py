@@ -9,7 +9,7 @@ from enum import StrEnum
 import attrs
 
 from aviato._defaults import SandboxDefaults
-from aviato._parts import MountedFile, NetworkOptions, Resources
+from aviato._parts import MountedFile, NetworkOptions, PullProgress, PullState, Resources
 
 __all__ = [
     "ExitReason",
@@ -18,6 +18,8 @@ __all__ = [
     "NetworkOptions",
     "ProcessResult",
     "Protection",
+    "PullProgress",
+    "PullState",
     "Resources",
     "SandboxDefaults",
     "SandboxInfo",

@@ -55,6 +55,8 @@ def make_spec(sandbox_id: str, config: SandboxDefaults, session_id: str | None) 
     return SandboxSpec(
         sandbox_id=sandbox_id,
         image=config.container_image,
+        pull_policy=config.pull_policy,
+        on_pull_progress=config.on_pull_progress,
         command=None if config.command is None else (config.command, *config.args),
         environment=config.environment_variables,
         working_dir=config.working_dir,

@@ -17,16 +17,18 @@ Rules, which `aviato.testing.check_engine` holds:
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 
+from aviato._defaults import PullPolicy
 from aviato.models import (
     Isolation,
     MountedFile,
     NetworkOptions,
     Protection,
+    PullProgress,
     Resources,
     SandboxInfo,
     SandboxStatus,
@@ -61,11 +63,14 @@ class SandboxSpec:
     """All that a sandbox is made from; complete, validated and free of defaults still to be found.
 
     `image` None asks for the engine's default image, and a time limit of None for none (an engine may have
-    a longest lifetime of its own). `annotations` hold the owner's automatic ones.
+    a longest lifetime of its own). `annotations` hold the owner's automatic ones. `on_pull_progress` is no part of what
+    the sandbox is; it may be called from any thread and never blocks.
     """
 
     sandbox_id: str
     image: str | None = None
+    pull_policy: PullPolicy = "missing"
+    on_pull_progress: Callable[[PullProgress], object] | None = attrs.field(default=None, eq=False, repr=False)
     command: tuple[str, ...] | None = None
     environment: Mapping[str, str] = attrs.field(factory=dict)
     working_dir: str | None = None

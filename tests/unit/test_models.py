@@ -167,6 +167,8 @@ def test_defaults_merge_and_override() -> None:
         ({"max_lifetime_seconds": -1}, ValueError, "max_lifetime_seconds"),
         ({"idle_timeout_seconds": "1"}, TypeError, "idle_timeout_seconds"),
         ({"request_timeout_seconds": 0}, ValueError, "request_timeout_seconds"),
+        ({"pull_policy": "sometimes"}, ValueError, "pull_policy"),
+        ({"on_pull_progress": "print"}, TypeError, "on_pull_progress"),
         ({"environment_variables": {"A": 1}}, TypeError, "environment_variables"),
         ({"detached": 1}, TypeError, "detached"),
         ({"mounted_files": {"path": "/a"}}, TypeError, "mounted_files"),

@@ -210,7 +210,7 @@ def _isolation(spec: SandboxSpec, daemon: Mapping[str, Any]) -> Isolation:
 
 def _digest(spec: SandboxSpec, image_id: str) -> str:
     """Digest all that a sandbox is made from, to know a repeated request from another one under the same id."""
-    lasting = cattrs.unstructure(attrs.evolve(spec, mounted_files=()))
+    lasting = cattrs.unstructure(attrs.evolve(spec, mounted_files=(), on_pull_progress=None))
     digest = hashlib.sha256(json.dumps([image_id, lasting], sort_keys=True, default=str).encode())
     for file in spec.mounted_files:
         digest.update(f"{file.path}\0{len(file.content)}\0".encode())

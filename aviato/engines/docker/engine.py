@@ -25,7 +25,7 @@ from aviato.engines.docker.api import Api, ApiError
 from aviato.engines.docker.container import Plan, make_plan
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
 from aviato.engines.docker.hijack import ExecStream
-from aviato.engines.docker.images import DEFAULT_IMAGE, Progress, ensure_image
+from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
 from aviato.engines.docker.refusals import explain_start
 from aviato.exceptions import (
     EngineConnectionError,
@@ -55,18 +55,16 @@ class DockerEngine(Engine):
 
     name = "docker"
 
-    def __init__(self, endpoint: Endpoint | None = None, *, on_pull: Progress | None = None) -> None:
+    def __init__(self, endpoint: Endpoint | None = None) -> None:
         """Find the daemon; it is asked nothing yet.
 
         Args:
             endpoint: Where it is; None: where the docker command would find it.
-            on_pull: Called with each message about an image that is being pulled.
 
         Raises:
             ConfigurationError: A setting of Docker's has a bad value.
         """
         self._api = Api(endpoint or find_endpoint())
-        self._on_pull = on_pull
         self._daemon: dict[str, Any] = {}
         self._creating: dict[str, asyncio.Future[None]] = {}
         self._creates = asyncio.Semaphore(_CREATES_AT_ONCE)
@@ -101,7 +99,7 @@ class DockerEngine(Engine):
     # Making
 
     async def create(self, spec: SandboxSpec) -> SandboxInfo:
-        """Create and start a sandbox, pulling its image when it is missing; see `Engine.create`."""
+        """Create and start a sandbox, pulling its image when that is wanted; see `Engine.create`."""
         await self._open()
         sandbox_id = spec.sandbox_id
         while (other := self._creating.get(sandbox_id)) is not None:
@@ -109,7 +107,7 @@ class DockerEngine(Engine):
         mark = self._creating[sandbox_id] = asyncio.get_running_loop().create_future()
         try:
             name = spec.image or DEFAULT_IMAGE
-            image = await ensure_image(self._api, name, self._on_pull)
+            image = await ensure_image(self._api, name, spec.pull_policy, spec.on_pull_progress)
             token = secrets.token_hex(16)
             plan = make_plan(spec, image, name, token, self._daemon)
             plan.config["last_words"] = token.encode()

@@ -47,8 +47,8 @@ from aviato.engines.local.storefiles import (
 )
 from aviato.engines.local.tarstream import ArchiveError
 from aviato.exceptions import EngineError, ImageNotFoundError
+from aviato.models import PullProgress
 from aviato.registry.names import HOST, normalize
-from aviato.registry.progress import PullProgress
 
 if TYPE_CHECKING:
     from aviato.registry.retries import Retries

@@ -149,6 +149,11 @@ def _refuse(spec: SandboxSpec) -> None:
     ):
         if asked:
             raise CapabilityError(f"the local engine has no {name}", hint=f"Leave {name} out, or use another engine.")
+    if spec.pull_policy == "always":
+        raise CapabilityError(
+            'pull_policy="always": the local engine pulls no images at a start',
+            hint=f"Leave it out, and bring the image before: aviato image pull {spec.image or 'NAME'}",
+        )
     if spec.network.ingress_mode != "none":
         raise CapabilityError('the local engine cannot publish ports: network.ingress_mode must be "none"')
     if spec.network.egress_mode != "none" and (reason := network.why_not(network.find_program())):
