@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker import ssh
@@ -131,15 +131,18 @@ class Api:
         what: str,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[bytes]:
-        """Ask, and iterate over the answer as it comes, without an end to wait for.
+        data: AsyncIterable[bytes] | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """Ask, and iterate over the answer as it comes, without an end to wait for; what `data` raises goes through.
 
         Raises:
             ApiError: The daemon answered with an error.
             EngineConnectionError: It cannot be reached, or the connection broke.
         """
         with self._explained(what, None):
-            async with await self._send(method, path, what, None, params=params, headers=headers) as response:
+            async with await self._send(
+                method, path, what, None, params=params, headers=headers, data=data
+            ) as response:
                 async for piece in response.content.iter_any():
                     yield piece
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker.api import ApiError
@@ -95,17 +96,19 @@ async def pull_image(api: Api, name: str, progress: Progress | None = None) -> N
     headers = {"X-Registry-Auth": await asyncio.to_thread(_login, name)}
     report = _Layers(progress)
     try:
-        async for message in messages(
-            api, "POST", "/images/create", what=f"pull the image {name}", params=params, headers=headers
-        ):
-            if "error" in message:
-                raise _explain(name, str(message["error"]))
-            report.tell(message)
+        what = f"pull the image {name}"
+        async with contextlib.aclosing(
+            messages(api, "POST", "/images/create", what=what, params=params, headers=headers)
+        ) as told:
+            async for message in told:
+                if "error" in message:
+                    raise _explain(name, str(message["error"]))
+                report.tell(message)
     except ApiError as error:
         raise _explain(name, error.said) from error
 
 
-async def messages(api: Api, method: str, path: str, **more: Any) -> AsyncIterator[dict[str, Any]]:
+async def messages(api: Api, method: str, path: str, **more: Any) -> AsyncGenerator[dict[str, Any], None]:
     """Ask for something that the daemon tells about while it does it, and iterate over what it tells.
 
     Raises:
@@ -113,17 +116,26 @@ async def messages(api: Api, method: str, path: str, **more: Any) -> AsyncIterat
         EngineError: As `Api.stream`.
     """
     pending = b""
-    async for piece in api.stream(method, path, **more):
-        *lines, pending = (pending + piece).split(b"\n")
-        if len(pending) > _LONGEST_MESSAGE:
-            raise EngineProtocolError(f"the Docker daemon sent a message of more than {_LONGEST_MESSAGE >> 20} MiB")
-        for line in filter(bytes.strip, lines):
-            try:
-                message = json.loads(line)
-            except ValueError as error:
-                raise EngineProtocolError(f"the Docker daemon sent {line[:100]!r} where JSON is due") from error
-            if isinstance(message, dict):
+    async with contextlib.aclosing(api.stream(method, path, **more)) as pieces:
+        async for piece in pieces:
+            *lines, pending = (pending + piece).split(b"\n")
+            if len(pending) > _LONGEST_MESSAGE:
+                raise EngineProtocolError(f"the Docker daemon sent a message of more than {_LONGEST_MESSAGE >> 20} MiB")
+            for message in filter(None, map(_message, lines)):
                 yield message
+    last = _message(pending)
+    if last is not None:
+        yield last
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    if not line.strip():
+        return None
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise EngineProtocolError(f"the Docker daemon sent {line[:100]!r} where JSON is due") from error
+    return message if isinstance(message, dict) else None
 
 
 class _Layers:
