@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -12,6 +13,7 @@ from attrs.converters import optional
 from aviato import validation
 from aviato._parts import MountedFile, NetworkOptions, PullProgress, Resources
 
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 PullPolicy = Literal["missing", "always", "never"]
 PULL_POLICIES: tuple[PullPolicy, ...] = ("missing", "always", "never")
 
@@ -70,7 +72,11 @@ def _volumes(value: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _secrets(value: Iterable[str]) -> tuple[str, ...]:
-    return validation.strings("secrets", value)
+    names = validation.strings("secrets", value)
+    for name in names:
+        if not _SECRET.fullmatch(name):
+            raise ValueError(f"secrets must be names of environment variables such as 'API_TOKEN', got {name!r}")
+    return tuple(dict.fromkeys(names))
 
 
 def _resources(value: Resources | Mapping[str, Any] | None) -> Resources:
@@ -158,7 +164,9 @@ class SandboxDefaults:
         volumes: Engine-specific volumes.
         ports: Ports to publish, added to `network.exposed_ports`.
         network: What may be reached; default nothing.
-        secrets: Names of secrets of the engine.
+        secrets: Names of environment variables of this program, read when the sandbox is made. Before anything runs
+            in it, each value is in the file `/run/secrets/NAME`, in memory, 0400 and owned by the user of its commands;
+            it is in no record, log or environment.
         working_dir: Absolute directory in which commands start.
         user: User name or number that commands run as.
         max_lifetime_seconds: Age at which the sandbox is ended, whatever it does.
@@ -204,6 +212,10 @@ class SandboxDefaults:
         """Refuse combinations that contradict each other."""
         if self.args and self.command is None:
             raise ValueError(f"args needs a command to belong to, got args={list(self.args)!r} alone")
+        if self.secrets and any(
+            posixpath.normpath(file.path).startswith("/run/secrets/") for file in self.mounted_files
+        ):
+            raise ValueError("mounted_files has a file below /run/secrets, where secrets are; choose another place")
         if self.engine is not None and self.base_url is not None and self.engine != self.base_url:
             raise ValueError(f"engine={self.engine!r} and base_url={self.base_url!r} name two engines; give one")
 

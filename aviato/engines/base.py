@@ -58,13 +58,25 @@ class Capabilities:
     runtimes: tuple[str, ...] = ()
 
 
+SECRETS_DIRECTORY = "/run/secrets"
+
+
+def _names(secrets: Mapping[str, str]) -> list[str]:
+    return sorted(secrets)
+
+
+def _names_shown(secrets: Mapping[str, str]) -> str:
+    return str(_names(secrets))
+
+
 @attrs.frozen(kw_only=True)
 class SandboxSpec:
     """All that a sandbox is made from; complete, validated and free of defaults still to be found.
 
     `image` None asks for the engine's default image, and a time limit of None for none (an engine may have
     a longest lifetime of its own). `annotations` hold the owner's automatic ones. `on_pull_progress` is no part of what
-    the sandbox is; it may be called from any thread and never blocks.
+    the sandbox is; it may be called from any thread and never blocks. `secrets` maps names to values, which an engine
+    hands to the agent and keeps nowhere: not in a record, a label, an environment, a digest or a message.
     """
 
     sandbox_id: str
@@ -81,7 +93,7 @@ class SandboxSpec:
     mounted_files: tuple[MountedFile, ...] = ()
     network: NetworkOptions = attrs.field(factory=NetworkOptions)
     volumes: tuple[object, ...] = ()
-    secrets: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = attrs.field(factory=dict, eq=_names, repr=_names_shown)
     max_lifetime_seconds: float | None = None
     idle_timeout_seconds: float | None = None
     orphan_timeout_seconds: float | None = None

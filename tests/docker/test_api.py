@@ -304,7 +304,6 @@ def test_what_is_asked_for_reaches_the_daemon_and_the_agent() -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ({"secrets": ("token",)}, "secrets"),
         ({"network": NetworkOptions(egress_mode="internet", allow_hosts=("example.org",))}, "allow_hosts"),
         ({"network": NetworkOptions(ingress_mode="public")}, "egress_mode"),
         ({"network": NetworkOptions(exposed_ports=(80,))}, "ingress_mode"),

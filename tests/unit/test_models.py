@@ -167,6 +167,7 @@ def test_defaults_merge_and_override() -> None:
         ({"max_lifetime_seconds": -1}, ValueError, "max_lifetime_seconds"),
         ({"idle_timeout_seconds": "1"}, TypeError, "idle_timeout_seconds"),
         ({"request_timeout_seconds": 0}, ValueError, "request_timeout_seconds"),
+        ({"secrets": ["A"], "mounted_files": [{"path": "/run/secrets/A", "content": ""}]}, ValueError, "mounted_files"),
         ({"pull_policy": "sometimes"}, ValueError, "pull_policy"),
         ({"on_pull_progress": "print"}, TypeError, "on_pull_progress"),
         ({"environment_variables": {"A": 1}}, TypeError, "environment_variables"),

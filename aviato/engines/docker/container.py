@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import cattrs
 
-from aviato.engines.base import SandboxSpec
+from aviato.engines.base import SECRETS_DIRECTORY, SandboxSpec
 from aviato.engines.docker import stage
 from aviato.engines.docker.records import make_labels
 from aviato.exceptions import CapabilityError
@@ -30,6 +30,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AGENT_CAPABILITIES = ("KILL", "SETGID", "SETPCAP", "SETUID")
 _LOG = {"Type": "json-file", "Config": {"max-size": "8m", "max-file": "2"}}
 _NOBODY = 65534
+_SECRETS_OPTIONS = "rw,noexec,nosuid,nodev,size=1m,mode=1777"
 
 
 @attrs.frozen
@@ -53,7 +54,7 @@ def refuse(spec: SandboxSpec) -> None:
     Raises:
         CapabilityError: Something was asked for that this engine does not have.
     """
-    for name, asked in (("secrets", spec.secrets), ("network.allow_hosts", spec.network.allow_hosts)):
+    for name, asked in (("network.allow_hosts", spec.network.allow_hosts),):
         if asked:
             raise CapabilityError(f"the Docker engine has no {name}", hint=f"Leave {name} out.")
     if spec.network.exposed_ports and spec.network.ingress_mode == "none":
@@ -134,6 +135,8 @@ def _host_config(spec: SandboxSpec) -> dict[str, Any]:
         "LogConfig": _LOG,
         "Mounts": [_volume(item) for item in spec.volumes],
     }
+    if spec.secrets:
+        config["Tmpfs"] = {SECRETS_DIRECTORY: _SECRETS_OPTIONS}  # in memory, and in no layer that could be exported
     if spec.resources.cpu_millicores is not None:
         config["NanoCpus"] = spec.resources.cpu_millicores * 1_000_000
     if spec.resources.memory_request_bytes is not None:
@@ -176,6 +179,7 @@ def _agent_config(spec: SandboxSpec, settings: Mapping[str, Any], working_dir: s
         "idle_ms": round((spec.idle_timeout_seconds or 0) * 1000),
         "orphan_ms": 0 if spec.detached else max(1, round(orphan * 1000)),
         "stop_at_sigterm": True,
+        "secrets": [(encode(f"{SECRETS_DIRECTORY}/{name}"), encode(value)) for name, value in spec.secrets.items()],
         "directories": [(encode(spec.temp_dir), 0o1777)],
     }
 
@@ -210,7 +214,9 @@ def _isolation(spec: SandboxSpec, daemon: Mapping[str, Any]) -> Isolation:
 
 def _digest(spec: SandboxSpec, image_id: str) -> str:
     """Digest all that a sandbox is made from, to know a repeated request from another one under the same id."""
-    lasting = cattrs.unstructure(attrs.evolve(spec, mounted_files=(), on_pull_progress=None))
+    lasting = cattrs.unstructure(
+        attrs.evolve(spec, mounted_files=(), on_pull_progress=None, secrets=dict.fromkeys(spec.secrets, ""))
+    )
     digest = hashlib.sha256(json.dumps([image_id, lasting], sort_keys=True, default=str).encode())
     for file in spec.mounted_files:
         digest.update(f"{file.path}\0{len(file.content)}\0".encode())

@@ -84,7 +84,7 @@ class DockerEngine(Engine):
             egress=True,
             ports=True,
             volumes=True,
-            secrets=False,
+            secrets=True,
             users=True,
             runtimes=tuple(sorted(self._daemon.get("Runtimes") or ())),
         )

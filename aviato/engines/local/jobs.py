@@ -14,7 +14,7 @@ from typing import Any
 
 import cattrs
 
-from aviato.engines.base import SandboxSpec, read_isolation, read_resources
+from aviato.engines.base import SECRETS_DIRECTORY, SandboxSpec, read_isolation, read_resources
 from aviato.engines.local import etc, ids, network, records
 from aviato.engines.local.cgroups import find_layout
 from aviato.engines.local.imageinfo import ResolvedImage
@@ -109,6 +109,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
             "user": spec.user or "",
             "main": list(spec.command) if spec.command else None,
             "idle": spec.idle_timeout_seconds or 0,
+            "secrets": {f"{SECRETS_DIRECTORY}/{name}": value for name, value in spec.secrets.items()},
         },
         "record": {
             "id": spec.sandbox_id,
@@ -130,7 +131,8 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
 
 def _body(job: Mapping[str, Any], content: Iterable[bytes]) -> str:
     """Digest all that a sandbox is made from, to know a repeated request from another one under the same id."""
-    lasting = {**job, "record": {**job["record"], "created_at": None}}
+    agent = {**job["agent"], "secrets": sorted(job["agent"]["secrets"])}  # names alone: a digest can be guessed at
+    lasting = {**job, "agent": agent, "record": {**job["record"], "created_at": None}}
     digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
     for piece in content:
         digest.update(piece)
@@ -142,7 +144,6 @@ def _refuse(spec: SandboxSpec) -> None:
         raise CapabilityError("the local engine has no GPUs to give", hint="Leave gpu out, or use another engine.")
     for name, asked in (
         ("volumes", spec.volumes),
-        ("secrets", spec.secrets),
         ("ports", spec.network.exposed_ports),
         ("network.allow_hosts", spec.network.allow_hosts),
         ("runtime", spec.runtime),
@@ -253,6 +254,8 @@ def _image_tree(root: str) -> dict[str, Any]:
 def _directories(spec: SandboxSpec) -> dict[str, int]:
     """Name the directories that are made where they are missing, with their modes."""
     wanted = {_place("temp_dir", spec.temp_dir): 0o1777}
+    if spec.secrets:
+        wanted[SECRETS_DIRECTORY] = 0o1777
     if spec.working_dir is not None:
         wanted.setdefault(_place("working_dir", spec.working_dir), 0o755)
     return {path: mode for path, mode in wanted.items() if path != "/"}
