@@ -139,6 +139,12 @@ def _runtime(value: str) -> str:
     return validation.text("runtime", value)
 
 
+def _read_only(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"read_only must be True or False, not {value!r}")
+    return value
+
+
 def _base_url(value: str) -> str:
     return validation.text("base_url", value)
 
@@ -176,6 +182,8 @@ class SandboxDefaults:
         request_timeout_seconds: Limit of each request to the engine, waiting and retries included.
         temp_dir: Absolute directory for temporary files.
         runtime: Stronger isolation by name, such as `runsc`, where the engine has it.
+        read_only: Let nothing be written but below `temp_dir` and `working_dir`, which are in memory then, and what
+            `volumes` allow. A working directory that is the image's own stays as it is.
         engine: Engine name, URL or object.
         base_url: URL of a gateway; the same as `engine="https://..."`.
     """
@@ -205,6 +213,7 @@ class SandboxDefaults:
     request_timeout_seconds: float = attrs.field(default=300.0, converter=_request_timeout)
     temp_dir: str = attrs.field(default="/tmp", converter=_temp_dir)  # noqa: S108 - a path in the sandbox
     runtime: str | None = attrs.field(default=None, converter=optional(_runtime))
+    read_only: bool = attrs.field(default=False, converter=_read_only)
     engine: Any = None
     base_url: str | None = attrs.field(default=None, converter=optional(_base_url))
 
@@ -294,6 +303,7 @@ _NOT_NONE = frozenset(
         "ports",
         "secrets",
         "pull_policy",
+        "read_only",
         "detached",
         "request_timeout_seconds",
         "temp_dir",

@@ -55,6 +55,8 @@ def write_secrets(config):
             uid, gid = user_entry(user)[:2]
         except KeyError:
             raise RuntimeError("secrets: unknown user %s" % text(user)) from None
+        for folder in {path[: path.rfind(b"/")] for path, _ in files}:
+            posix.chmod(folder, 0o1777)  # a container's mount has the mode of what the image has in its place
         posix.setresgid(-1, gid, -1)
         posix.setresuid(-1, uid, -1)  # whose files they are: the agent may not give files away
     try:

@@ -91,6 +91,7 @@ def make_spec(sandbox_id: str, config: SandboxDefaults, session_id: str | None) 
         detached=config.detached,
         temp_dir=config.temp_dir,
         runtime=config.runtime,
+        read_only=config.read_only,
     )
 
 

@@ -55,6 +55,7 @@ class Capabilities:
     volumes: bool
     secrets: bool
     users: bool
+    read_only: bool = False
     runtimes: tuple[str, ...] = ()
 
 
@@ -100,6 +101,7 @@ class SandboxSpec:
     detached: bool = False
     temp_dir: str = "/tmp"  # noqa: S108 - a path in the sandbox
     runtime: str | None = None
+    read_only: bool = False
 
 
 @attrs.frozen(kw_only=True)

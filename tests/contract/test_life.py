@@ -200,6 +200,7 @@ async def test_what_no_engine_here_can_do_is_refused(face: Face) -> None:
         {"secrets": ["token"]},
         {"ports": [8080]},
         {"runtime": "runsc"},
+        {"read_only": True},
         {"pull_policy": "always"},
     ):
         if face.engine_name != "local" and "pull_policy" in config:

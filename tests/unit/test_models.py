@@ -168,6 +168,7 @@ def test_defaults_merge_and_override() -> None:
         ({"idle_timeout_seconds": "1"}, TypeError, "idle_timeout_seconds"),
         ({"request_timeout_seconds": 0}, ValueError, "request_timeout_seconds"),
         ({"secrets": ["A"], "mounted_files": [{"path": "/run/secrets/A", "content": ""}]}, ValueError, "mounted_files"),
+        ({"read_only": "yes"}, TypeError, "read_only"),
         ({"pull_policy": "sometimes"}, ValueError, "pull_policy"),
         ({"on_pull_progress": "print"}, TypeError, "on_pull_progress"),
         ({"environment_variables": {"A": 1}}, TypeError, "environment_variables"),

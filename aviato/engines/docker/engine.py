@@ -86,6 +86,7 @@ class DockerEngine(Engine):
             volumes=True,
             secrets=True,
             users=True,
+            read_only=True,
             runtimes=tuple(sorted(self._daemon.get("Runtimes") or ())),
         )
 

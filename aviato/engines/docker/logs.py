@@ -22,7 +22,7 @@ _LAST_LINES = 16
 
 
 async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords | None, str]:
-    """Read why the agent ended the sandbox, None when it did not say, and what it or the waiting program complained of."""
+    """Read why the agent ended the sandbox, None when it did not say, and what it or its loader complained of."""
     token = _token(container)
     found, complaint = None, ""
     params = {"stderr": "1", "tail": str(_LAST_LINES)}

@@ -147,6 +147,7 @@ def _refuse(spec: SandboxSpec) -> None:
         ("ports", spec.network.exposed_ports),
         ("network.allow_hosts", spec.network.allow_hosts),
         ("runtime", spec.runtime),
+        ("read_only", spec.read_only),
     ):
         if asked:
             raise CapabilityError(f"the local engine has no {name}", hint=f"Leave {name} out, or use another engine.")
