@@ -46,6 +46,8 @@ _CREATES_AT_ONCE = 16
 _KILL_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 0.5
 _OPEN_SECONDS = 20.0
+_UNDO_SECONDS = 10.0
+_UNSTARTED_SECONDS = 600.0
 _CLOCK_MARGIN = 2.0
 _RACE_SECONDS, _RACE_STEP = 2.0, 0.02
 
@@ -74,6 +76,7 @@ class DockerEngine(Engine):
         self._kept: deque[str] = deque()
         self._since = 0.0
         self._closed = False
+        self.undo_seconds = _UNDO_SECONDS
 
     @property
     def capabilities(self) -> Capabilities:
@@ -130,9 +133,16 @@ class DockerEngine(Engine):
         try:
             await asyncio.shield(creation)
         except asyncio.CancelledError:
-            await asyncio.wait([creation])  # else it might appear after the removal
-            if not creation.cancelled() and creation.exception() is None:
-                await self._remove(sandbox_id)
+            await self._let_go(creation)  # else it might appear after the removal
+            if creation.cancelled() or isinstance(creation.exception(), EngineConnectionError):
+                self._made.add(sandbox_id)
+                await self._remove_surely(sandbox_id)
+            elif creation.exception() is None:
+                await self._remove_surely(sandbox_id)
+            raise
+        except EngineConnectionError:
+            self._made.add(sandbox_id)  # it may appear at any time: what removes it now is done again at the end
+            await self._remove_surely(sandbox_id)
             raise
         except ApiError as error:
             if error.status == _CONFLICT and await self._is_same(spec, plan):
@@ -204,13 +214,25 @@ class DockerEngine(Engine):
         return stream
 
     async def _remove_surely(self, sandbox_id: str) -> None:
-        """Remove what a failed start left, however often this is cancelled."""
+        """Remove what a failed start left, however often this is cancelled; what cannot be now, `close` removes."""
+        known = sandbox_id in self._made
+        self._made.add(sandbox_id)
         removal = asyncio.ensure_future(self._remove(sandbox_id))
-        while not removal.done():
+        await self._let_go(removal)
+        with contextlib.suppress(EngineError, asyncio.CancelledError):
+            if removal.result() or not known:
+                self._made.discard(sandbox_id)
+
+    async def _let_go(self, request: asyncio.Future[Any]) -> None:
+        """Wait for a request to end, however often this is cancelled, and end it when the daemon does not answer."""
+        deadline = time.monotonic() + self.undo_seconds
+        while not request.done() and (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([removal])
-        with contextlib.suppress(EngineError):
-            removal.result()
+                await asyncio.wait([request], timeout=left)
+        if not request.done():
+            request.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([request])
 
     # Looking
 
@@ -362,10 +384,11 @@ class DockerEngine(Engine):
         return True
 
     async def prune(self, *, dry_run: bool = False) -> tuple[str, ...]:
-        """Remove the containers of this user's sandboxes that have ended; see `Engine.prune`."""
+        """Remove the containers of this user's sandboxes that have ended, or were never started; see `Engine.prune`."""
         removed = []
         for summary in await self._summaries():
-            if records.is_over({"Status": summary["State"]}):
+            unstarted = summary["State"] == "created" and summary["Created"] < time.time() - _UNSTARTED_SECONDS
+            if unstarted or records.is_over({"Status": summary["State"]}):
                 removed.append(summary["Labels"][records.SANDBOX_LABEL])
                 if not dry_run:
                     await self._gently("DELETE", f"/containers/{summary['Id']}", params={"force": "1", "v": "1"})
