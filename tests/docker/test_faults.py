@@ -26,6 +26,14 @@ from tests.helpers.proxy import HARMLESS, Fault, Proxy
 pytestmark = pytest.mark.docker
 SECONDS = 1.0
 PATIENCE = 30.0
+WRITER = """
+import sys
+for n in range(4):
+    sys.stdout.write('x' * 200_000)
+    sys.stdout.flush()
+    input()
+print('end')
+"""
 CREATING = (
     "/images/.*/json",
     "/containers/create",
@@ -174,8 +182,7 @@ async def test_exec(proxy: Proxy, how: str) -> None:
         if how == "slow":
             proxy.plan("/exec/.*/start", Fault.SLOW)
             proxy.cut()
-        script = "import sys\nfor n in range(4):\n sys.stdout.write('x' * 200_000); sys.stdout.flush(); input()\nprint('end')"
-        process = sandbox.exec(["python", "-c", script], stdin=True)
+        process = sandbox.exec(["python", "-c", WRITER], stdin=True)
         assert process.stdin is not None
         for _ in range(4):
             if how == "cut":

@@ -30,6 +30,7 @@ from aviato.engines.docker.refusals import explain_start
 from aviato.exceptions import (
     EngineConnectionError,
     EngineError,
+    Outcome,
     SandboxFailedError,
     SandboxLostError,
     SandboxNotFoundError,
@@ -125,6 +126,23 @@ class DockerEngine(Engine):
 
     async def _make(self, spec: SandboxSpec, plan: Plan, image: str) -> None:
         sandbox_id = spec.sandbox_id
+        if not await self._create_container(spec, plan, image):
+            return
+        try:
+            await self._run(spec, plan)
+        except ApiError as error:
+            await self._remove_surely(sandbox_id)
+            raise explain_start(error, spec, image) from error
+        except BaseException:
+            await self._remove_surely(sandbox_id)
+            raise
+        self._attached.add(sandbox_id)
+        if not spec.detached:
+            self._made.add(sandbox_id)
+
+    async def _create_container(self, spec: SandboxSpec, plan: Plan, image: str) -> bool:
+        """Create it; false when it is there already, by an equal request."""
+        sandbox_id = spec.sandbox_id
         creation = asyncio.ensure_future(
             self._api.request(
                 "POST", "/containers/create", params={"name": sandbox_id}, body=plan.body, what="create a container"
@@ -140,29 +158,20 @@ class DockerEngine(Engine):
             elif creation.exception() is None:
                 await self._remove_surely(sandbox_id)
             raise
-        except EngineConnectionError:
-            self._made.add(sandbox_id)  # it may appear at any time: what removes it now is done again at the end
-            await self._remove_surely(sandbox_id)
+        except EngineConnectionError as error:
+            if error.outcome is not Outcome.NOT_APPLIED:
+                self._made.add(sandbox_id)  # it may appear at any time: what removes it now is done again at the end
+                await self._remove_surely(sandbox_id)
             raise
         except ApiError as error:
             if error.status == _CONFLICT and await self._is_same(spec, plan):
-                return
+                return False
             if error.status == _CONFLICT:
                 raise SandboxFailedError(
                     f"the id {sandbox_id} is in use by a sandbox with another specification", sandbox_id=sandbox_id
                 ) from error
             raise explain_start(error, spec, image) from error
-        try:
-            await self._run(spec, plan)
-        except ApiError as error:
-            await self._remove_surely(sandbox_id)
-            raise explain_start(error, spec, image) from error
-        except BaseException:
-            await self._remove_surely(sandbox_id)
-            raise
-        self._attached.add(sandbox_id)
-        if not spec.detached:
-            self._made.add(sandbox_id)
+        return True
 
     async def _is_same(self, spec: SandboxSpec, plan: Plan) -> bool:
         deadline = time.monotonic() + _RACE_SECONDS
