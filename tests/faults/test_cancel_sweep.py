@@ -13,6 +13,8 @@ import pytest
 from aviato import aio
 from aviato.testing import FakeEngine
 from tests.faults.sweep import cancelled_at
+from tests.helpers.docker import require_docker
+from tests.helpers.local import require_local
 
 Operation = Callable[[], Awaitable[Any]]
 Prepare = Callable[[aio.Session, aio.Sandbox], Awaitable[Operation]]
@@ -248,14 +250,15 @@ async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["local", pytest.param("docker", marks=pytest.mark.docker)])
 @pytest.mark.parametrize(
     "prepare",
     [_result, _life, _find, _delete, _read, _write, _stream, _close],
     ids=lambda prepare: prepare.__name__[1:],
 )
-async def test_cancelled_anywhere_for_real(local_engine: None, prepare: Prepare) -> None:
-    """On the local engine: the first suspensions of those that start, stop and move bytes."""
-    del local_engine
+async def test_cancelled_anywhere_for_real(name: str, prepare: Prepare) -> None:
+    """On the engines of this machine: the first suspensions of those that start, stop and move bytes."""
+    {"local": require_local, "docker": require_docker}[name]()
     for at in range(1, 13):
-        if not await _sweep("local", prepare, at):
+        if not await _sweep(name, prepare, at):
             return

@@ -172,7 +172,7 @@ class ExecStream(asyncio.Protocol):
         """
         said = await self.read(len(greeting))
         if said != greeting:
-            said += self._early
+            said = (said + self._early)[:_COMPLAINT_BYTES]
             text = said.decode("utf-8", "replace").strip()
             raise EngineConnectionError(f"no program can be started in the container: {text}", retryable=True)
 
