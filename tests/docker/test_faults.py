@@ -172,6 +172,21 @@ async def test_watch(proxy: Proxy, fault: Fault) -> None:
         assert seen[-1] is SandboxStatus.FAILED
 
 
+async def test_a_watch_of_a_daemon_that_falls_silent(proxy: Proxy) -> None:
+    """It fails: nothing that happens would be heard of."""
+    async with engine_behind(proxy) as engine:
+        engine.quiet_seconds = 0.05
+        await engine.prune(dry_run=True)
+        proxy.plan("/_ping", Fault.SLOW)
+        first = asyncio.ensure_future(anext(aiter(engine.watch())))
+        await proxy.struck.wait()
+        assert not first.done()
+        proxy.stall()
+        with pytest.raises(EngineConnectionError, match="say that it is there"):
+            async with asyncio.timeout(PATIENCE):
+                await first
+
+
 @pytest.mark.parametrize("how", ["cut", "stall", "slow"])
 async def test_exec(proxy: Proxy, how: str) -> None:
     """Every byte of a command's output arrives once, whatever happens to the stream meanwhile."""

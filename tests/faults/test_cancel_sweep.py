@@ -249,16 +249,21 @@ async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
     pytest.fail(f"more than {MOST_SUSPENSIONS} suspensions")
 
 
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+def real_engine(request: pytest.FixtureRequest) -> str:
+    """An engine of this machine, by its name."""
+    {"local": require_local, "docker": require_docker}[request.param]()
+    return str(request.param)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["local", pytest.param("docker", marks=pytest.mark.docker)])
 @pytest.mark.parametrize(
     "prepare",
     [_result, _life, _find, _delete, _read, _write, _stream, _close],
     ids=lambda prepare: prepare.__name__[1:],
 )
-async def test_cancelled_anywhere_for_real(name: str, prepare: Prepare) -> None:
+async def test_cancelled_anywhere_for_real(real_engine: str, prepare: Prepare) -> None:
     """On the engines of this machine: the first suspensions of those that start, stop and move bytes."""
-    {"local": require_local, "docker": require_docker}[name]()
     for at in range(1, 13):
-        if not await _sweep(name, prepare, at):
+        if not await _sweep(real_engine, prepare, at):
             return

@@ -24,6 +24,7 @@ from aviato.engines.docker import exits, logs, records, stage
 from aviato.engines.docker.api import Api, ApiError
 from aviato.engines.docker.container import Plan, make_plan
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
+from aviato.engines.docker.events import attended
 from aviato.engines.docker.hijack import ExecStream
 from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
 from aviato.engines.docker.refusals import explain_start
@@ -48,6 +49,7 @@ _KILL_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 0.5
 _OPEN_SECONDS = 20.0
 _UNDO_SECONDS = 10.0
+_QUIET_SECONDS = 30.0
 _UNSTARTED_SECONDS = 600.0
 _CLOCK_MARGIN = 2.0
 _RACE_SECONDS, _RACE_STEP = 2.0, 0.02
@@ -78,6 +80,7 @@ class DockerEngine(Engine):
         self._since = 0.0
         self._closed = False
         self.undo_seconds = _UNDO_SECONDS
+        self.quiet_seconds = _QUIET_SECONDS
 
     @property
     def capabilities(self) -> Capabilities:
@@ -303,7 +306,8 @@ class DockerEngine(Engine):
         filters = {"label": [f"{records.USER_LABEL}={records.user_name()}"], "type": ["container"]}
         params = {"filters": json.dumps(filters), "since": f"{self._since:.9f}"}
         pending = b""
-        async for piece in self._api.stream("GET", "/events", params=params, what="tell its events"):
+        pieces = self._api.stream("GET", "/events", params=params, what="tell its events")
+        async for piece in attended(self._api, pieces, self.quiet_seconds):
             *lines, pending = (pending + piece).split(b"\n")
             for line in lines:
                 event = json.loads(line)
