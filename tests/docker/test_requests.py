@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,22 @@ async def test_what_is_known_of_a_request_without_an_answer(
             await asking.get(ID)
     assert caught.value.outcome is outcome
     assert caught.value.retryable
+
+
+async def test_what_prune_removes(asking: DockerEngine) -> None:
+    """What has ended, and what was created long ago and never started; not what runs, or is being made."""
+    now = int(time.time())
+    states = [("1", "exited", now), ("2", "running", 0), ("3", "created", now - 3600), ("4", "created", now - 60)]
+    found = [
+        {"Id": name, "State": state, "Created": created, "Labels": {SANDBOX_LABEL: f"sbx-{name}"}}
+        for name, state, created in states
+    ]
+    with answered() as table:
+        daemon(table)
+        table.get(re.compile(rf"{re.escape(DAEMON)}/containers/json.*"), payload=found, repeat=True)
+        table.delete(re.compile(rf"{re.escape(DAEMON)}/containers/.*"), status=204, repeat=True)
+        assert await asking.prune(dry_run=True) == ("sbx-1", "sbx-3")
+        assert not [method for method, _ in table.requests if method == "DELETE"]
+        assert await asking.prune() == ("sbx-1", "sbx-3")
+        removed = [url.path for method, url in table.requests if method == "DELETE"]
+    assert removed == ["/v1.41/containers/1", "/v1.41/containers/3"]
