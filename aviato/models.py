@@ -11,7 +11,7 @@ import attrs
 
 from aviato import validation
 from aviato._defaults import SandboxDefaults
-from aviato._parts import MountedFile, NetworkOptions, Resources
+from aviato._parts import MountedFile, NetworkOptions, PullProgress, PullState, Resources
 
 __all__ = [
     "ExitReason",
@@ -22,6 +22,8 @@ __all__ = [
     "PoolStats",
     "ProcessResult",
     "Protection",
+    "PullProgress",
+    "PullState",
     "Resources",
     "SandboxDefaults",
     "SandboxInfo",

@@ -65,7 +65,9 @@ class Session:
         self._defaults = as_defaults(defaults)
         self._engine = engine
         self._id = new_sandbox_id().replace("sbx-", "ses-")
-        self._reporter = None if report_to is None else Reporter(report_to)
+        if report_to is not None and not callable(report_to):
+            raise TypeError(f"report_to must be a callable that takes a SandboxInfo, not {report_to!r}")
+        self._reporter = None if report_to is None else Reporter(report_to, "report_to")
         self._sandboxes: dict[str, Sandbox] = {}
         self._ended: builtins.list[Sandbox] = []
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()

@@ -13,6 +13,8 @@ import pytest
 from aviato import aio
 from aviato.testing import FakeEngine
 from tests.faults.sweep import cancelled_at
+from tests.helpers.docker import require_docker
+from tests.helpers.local import require_local
 
 Operation = Callable[[], Awaitable[Any]]
 Prepare = Callable[[aio.Session, aio.Sandbox], Awaitable[Operation]]
@@ -248,6 +250,13 @@ async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
     pytest.fail(f"more than {MOST_SUSPENSIONS} suspensions")
 
 
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+def real_engine(request: pytest.FixtureRequest) -> str:
+    """An engine of this machine, by its name."""
+    {"local": require_local, "docker": require_docker}[request.param]()
+    return str(request.param)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "prepare",
@@ -255,9 +264,8 @@ async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
     ids=lambda prepare: prepare.__name__[1:],
 )
 @pytest.mark.fault("F17")
-async def test_cancelled_anywhere_for_real(local_engine: None, prepare: Prepare) -> None:
-    """On the local engine: the first suspensions of those that start, stop and move bytes."""
-    del local_engine
+async def test_cancelled_anywhere_for_real(real_engine: str, prepare: Prepare) -> None:
+    """On the engines of this machine: the first suspensions of those that start, stop and move bytes."""
     for at in range(1, 13):
-        if not await _sweep("local", prepare, at):
+        if not await _sweep(real_engine, prepare, at):
             return
