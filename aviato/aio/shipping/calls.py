@@ -161,8 +161,9 @@ class Calls:
         start = [message(program()), message(self._shipped()[0]), message(token), message(b"1" if self._fresh else b"")]
         made = Interpreter(await life.ready(), self._name, token, start)
         kept.attached[self] = made
+        limit = asyncio.timeout(life.request_timeout)
         try:
-            async with asyncio.timeout(life.request_timeout) as limit:
+            async with limit:
                 await made.ready()
         except TimeoutError as error:
             if not limit.expired():
@@ -186,8 +187,9 @@ class Calls:
         sandbox_id = interpreter.sandbox_id
         told = None if self._on_output is None else _Decoded(self._on_output)
         under_way = interpreter.call(pieces, on_output=told, on_item=on_item)
+        limit = asyncio.timeout(self._timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout_seconds) as limit:
+            async with limit:
                 answer = await under_way
         except TimeoutError as error:
             if not limit.expired():
