@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -82,6 +82,32 @@ async def _map(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
     async def run() -> None:
         async with contextlib.aclosing(double.map((n,) for n in range(3))) as results:  # type: ignore[type-var]  # a generator
             assert [result async for result in results] == [0, 2, 4]
+
+    return run
+
+
+@operation("RemoteFunction.stream")
+async def _items(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
+    @session.function(concurrency=1)
+    def count(end: int) -> Iterator[int]:
+        yield from range(end)
+
+    async def run() -> None:
+        async with contextlib.aclosing(count.stream(3)) as items:  # type: ignore[type-var]  # a generator
+            assert [item async for item in items] == [0, 1, 2]
+
+    return run
+
+
+@operation("Pool.close", "Pool.__aenter__", "Pool.__aexit__", "Lease.__aenter__", "Lease.__aexit__")
+async def _pool(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
+    async def run() -> None:
+        pool = session.pool(1)
+        try:
+            async with pool, pool.acquire() as taken:
+                await taken.exec(["true"])
+        finally:
+            await asyncio.shield(pool.close())
 
     return run
 
