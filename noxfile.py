@@ -14,7 +14,7 @@ import nox
 
 ROOT = Path(__file__).parent
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
-CODE = ("aviato", "aviato_sync", "tests", "benchmarks", "noxfile.py")
+CODE = ("aviato", "aviato_sync", "tests", "benchmarks", "examples", "noxfile.py")
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv|venv"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Self
 
 import attrs
 from attrs.converters import optional
 
 from aviato import validation
-from aviato._parts import MountedFile, NetworkOptions, Resources
+from aviato._parts import MountedFile, NetworkOptions, PullProgress, Resources
+
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+PullPolicy = Literal["missing", "always", "never"]
+PULL_POLICIES: tuple[PullPolicy, ...] = ("missing", "always", "never")
 
 
 def _image(value: str) -> str:
@@ -67,7 +72,11 @@ def _volumes(value: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _secrets(value: Iterable[str]) -> tuple[str, ...]:
-    return validation.strings("secrets", value)
+    names = validation.strings("secrets", value)
+    for name in names:
+        if not _SECRET.fullmatch(name):
+            raise ValueError(f"secrets must be names of environment variables such as 'API_TOKEN', got {name!r}")
+    return tuple(dict.fromkeys(names))
 
 
 def _resources(value: Resources | Mapping[str, Any] | None) -> Resources:
@@ -114,8 +123,26 @@ def _detached(value: bool) -> bool:
     return value
 
 
+def _pull_policy(value: PullPolicy) -> PullPolicy:
+    if value not in PULL_POLICIES:
+        raise ValueError(f"pull_policy must be {', '.join(map(repr, PULL_POLICIES))}, got {value!r}")
+    return value
+
+
+def _on_pull_progress(value: Callable[[PullProgress], object]) -> Callable[[PullProgress], object]:
+    if not callable(value):
+        raise TypeError(f"on_pull_progress must be a callable that takes a PullProgress, not {value!r}")
+    return value
+
+
 def _runtime(value: str) -> str:
     return validation.text("runtime", value)
+
+
+def _read_only(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"read_only must be True or False, not {value!r}")
+    return value
 
 
 def _base_url(value: str) -> str:
@@ -128,6 +155,11 @@ class SandboxDefaults:
 
     Attributes:
         container_image: Image name; None is `python:3.11` on engines that run images and `host` on the local one.
+        pull_policy: `"missing"` pulls the image when the engine does not have it, `"always"` asks its registry at
+            every start, and `"never"` fails without it. The local engine pulls nothing at a start: `"missing"` and
+            `"never"` mean its store, and `"always"` is a `CapabilityError`.
+        on_pull_progress: Called with a `PullProgress` at each step of each layer that a start pulls, in order, on a
+            thread of its own; one that blocks or fails holds nothing up.
         command: The main program; None keeps the sandbox alive until it is stopped.
         args: Arguments of `command`.
         tags: Names to find sandboxes by.
@@ -138,7 +170,9 @@ class SandboxDefaults:
         volumes: Engine-specific volumes.
         ports: Ports to publish, added to `network.exposed_ports`.
         network: What may be reached; default nothing.
-        secrets: Names of secrets of the engine.
+        secrets: Names of environment variables of this program, read when the sandbox is made. Before anything runs
+            in it, each value is in the file `/run/secrets/NAME`, in memory, 0400 and owned by the user of its commands;
+            it is in no record, log or environment.
         working_dir: Absolute directory in which commands start.
         user: User name or number that commands run as.
         max_lifetime_seconds: Age at which the sandbox is ended, whatever it does.
@@ -148,11 +182,17 @@ class SandboxDefaults:
         request_timeout_seconds: Limit of each request to the engine, waiting and retries included.
         temp_dir: Absolute directory for temporary files.
         runtime: Stronger isolation by name, such as `runsc`, where the engine has it.
+        read_only: Let nothing be written but below `temp_dir` and `working_dir`, which are in memory then, and what
+            `volumes` allow. A working directory that is the image's own stays as it is.
         engine: Engine name, URL or object.
         base_url: URL of a gateway; the same as `engine="https://..."`.
     """
 
     container_image: str | None = attrs.field(default=None, converter=optional(_image))
+    pull_policy: PullPolicy = attrs.field(default="missing", converter=_pull_policy)
+    on_pull_progress: Callable[[PullProgress], object] | None = attrs.field(
+        default=None, converter=optional(_on_pull_progress), repr=False
+    )
     command: str | None = attrs.field(default=None, converter=optional(_command))
     args: tuple[str, ...] = attrs.field(default=(), converter=_args)
     tags: tuple[str, ...] = attrs.field(default=(), converter=_tags)
@@ -173,6 +213,7 @@ class SandboxDefaults:
     request_timeout_seconds: float = attrs.field(default=300.0, converter=_request_timeout)
     temp_dir: str = attrs.field(default="/tmp", converter=_temp_dir)  # noqa: S108 - a path in the sandbox
     runtime: str | None = attrs.field(default=None, converter=optional(_runtime))
+    read_only: bool = attrs.field(default=False, converter=_read_only)
     engine: Any = None
     base_url: str | None = attrs.field(default=None, converter=optional(_base_url))
 
@@ -180,6 +221,10 @@ class SandboxDefaults:
         """Refuse combinations that contradict each other."""
         if self.args and self.command is None:
             raise ValueError(f"args needs a command to belong to, got args={list(self.args)!r} alone")
+        if self.secrets and any(
+            posixpath.normpath(file.path).startswith("/run/secrets/") for file in self.mounted_files
+        ):
+            raise ValueError("mounted_files has a file below /run/secrets, where secrets are; choose another place")
         if self.engine is not None and self.base_url is not None and self.engine != self.base_url:
             raise ValueError(f"engine={self.engine!r} and base_url={self.base_url!r} name two engines; give one")
 
@@ -257,6 +302,8 @@ _NOT_NONE = frozenset(
         "volumes",
         "ports",
         "secrets",
+        "pull_policy",
+        "read_only",
         "detached",
         "request_timeout_seconds",
         "temp_dir",

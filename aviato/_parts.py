@@ -1,8 +1,9 @@
-"""Parts of a sandbox's configuration: resources, mounted files and network."""
+"""Parts of a sandbox's configuration: resources, mounted files and network, and what is told of its image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -211,3 +212,33 @@ class NetworkOptions:
             raise TypeError(f'network must be NetworkOptions or like {{"egress_mode": "internet"}}, not {value!r}')
         validation.known_keywords("network", value, [field.name for field in attrs.fields(cls)])
         return cls(**value)
+
+
+class PullState(StrEnum):
+    """How far a layer is."""
+
+    WAITING = "waiting"
+    """Another download comes first."""
+    DOWNLOADING = "downloading"
+    PRESENT = "present"
+    """It was there before, because another image has it, or an earlier pull got so far."""
+    DOWNLOADED = "downloaded"
+    UNPACKING = "unpacking"
+    UNPACKED = "unpacked"
+
+
+@attrs.frozen
+class PullProgress:
+    """One layer of an image that is being pulled.
+
+    Attributes:
+        digest: The layer, as it is in the registry; a Docker daemon tells the first twelve digits of it only.
+        bytes_done: Bytes of it that are here, or that are unpacked.
+        bytes_total: Bytes of it; 0 while they are not known.
+        state: How far it is.
+    """
+
+    digest: str
+    bytes_done: int
+    bytes_total: int
+    state: PullState

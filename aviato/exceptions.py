@@ -288,6 +288,7 @@ class SandboxExecutionError(SandboxError):
         exec_result: The command's output and return code, or None.
         exception_type: Name of the remote exception's class, or None.
         exception_message: Text of the remote exception, or None.
+        exception_class: The class itself when it is a builtin one, such as `ValueError`, else None.
     """
 
     outcome = Outcome.APPLIED
@@ -299,12 +300,14 @@ class SandboxExecutionError(SandboxError):
         exec_result: ProcessResult | None = None,
         exception_type: str | None = None,
         exception_message: str | None = None,
+        exception_class: type[BaseException] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(message, **kwargs)
         self.exec_result = exec_result
         self.exception_type = exception_type
         self.exception_message = exception_message
+        self.exception_class = exception_class
 
 
 class OutputLostError(SandboxError):

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
 import attrs
 
+from aviato import validation
 from aviato._defaults import SandboxDefaults
-from aviato._parts import MountedFile, NetworkOptions, Resources
+from aviato._parts import MountedFile, NetworkOptions, PullProgress, PullState, Resources
 
 __all__ = [
     "ExitReason",
     "Isolation",
+    "Limits",
     "MountedFile",
     "NetworkOptions",
+    "PoolStats",
     "ProcessResult",
     "Protection",
+    "PullProgress",
+    "PullState",
     "Resources",
     "SandboxDefaults",
     "SandboxInfo",
     "SandboxStatus",
     "Serialization",
 ]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _at_least_one(_: object, attribute: attrs.Attribute[int | None], value: int | None) -> None:
+    if value is not None:
+        validation.whole_number(attribute.name, value, minimum=1)
+
+
+def _a_rate(_: object, attribute: attrs.Attribute[float | None], value: float | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{attribute.name} must be a number, not {value!r}")
+    if not 0.001 <= value <= 1_000_000:  # noqa: PLR2004 - the bounds are said in the message
+        raise ValueError(f"{attribute.name} must be from 0.001 to 1,000,000, got {value!r}")
+
+
+def _a_name(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{attribute.name} must be 1 to 64 letters, digits, '.', '_' or '-', got {value!r}")
 
 
 class SandboxStatus(StrEnum):
@@ -146,3 +173,57 @@ class ProcessResult:
     def stderr(self) -> str:
         """Standard error as UTF-8, with replacement characters for what is not."""
         return self.stderr_bytes.decode("utf-8", "replace")
+
+
+@attrs.frozen(kw_only=True)
+class PoolStats:
+    """What a pool has and did, at one moment; the last group counts since the pool was made.
+
+    Attributes:
+        size: Sandboxes there may be at once.
+        idle: Sandboxes that are ready to be taken.
+        in_use: Sandboxes that somebody has.
+        starting: Sandboxes that start or wait to be allowed to.
+        resetting: Sandboxes that are being made fit for their next user.
+        stopping: Sandboxes that are being stopped, and still take a place.
+        waiting: Callers that wait for a sandbox.
+        created: Sandboxes that came to run.
+        reused: Times that a sandbox was taken that had been used before.
+        replaced: Sandboxes that were given up: dead, contaminated, too old, too used, or with a failed connection.
+        contaminated: Those of them whose reset found changes or processes that it could not undo.
+        failed: Starts that failed.
+        done: Items of `map` whose work came to an end, with a result or an error of the task.
+        retried: Times that an item was begun again because its sandbox was lost.
+    """
+
+    size: int
+    idle: int
+    in_use: int
+    starting: int
+    resetting: int
+    stopping: int
+    waiting: int
+    created: int
+    reused: int
+    replaced: int
+    contaminated: int
+    failed: int
+    done: int
+    retried: int
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What the pools of all processes of a user may do together, when they name the same limits.
+
+    Attributes:
+        starting: Sandboxes that start at once; None adapts to processors, memory and pressure.
+        running: Sandboxes that are there at once, from their start to their end; None is no limit.
+        per_second: Starts a second, evenly spaced; None is no limit.
+        name: What the limits are shared by: letters, digits, `.`, `_` and `-`.
+    """
+
+    starting: int | None = attrs.field(default=None, validator=_at_least_one)
+    running: int | None = attrs.field(default=None, validator=_at_least_one)
+    per_second: float | None = attrs.field(default=None, validator=_a_rate)
+    name: str = attrs.field(default="default", validator=_a_name)

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
 from types import FunctionType, TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from aviato_sync import _runtime
@@ -151,6 +151,34 @@ class ContextHandle(Handle):
     async def __aenter__(self) -> Self:
         await self._start(self._core.__aenter__)
         return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._home.inherited:
+            return  # as above
+        await self._start(self._core.__aexit__, exc_type, exc, traceback)
+
+
+class EnteringHandle(Handle, Generic[T]):
+    """A facade object that is a context manager of both kinds, which gives another handle."""
+
+    def __enter__(self) -> T:
+        __tracebackhide__ = True
+        entered: T = self._start_wrapped(self._core.__aenter__).result()
+        return entered
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        if self._home.inherited:
+            return  # as above
+        self._start(self._core.__aexit__, exc_type, exc, traceback).result()
+
+    async def __aenter__(self) -> T:
+        entered: T = await self._start_wrapped(self._core.__aenter__)
+        return entered
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -312,8 +312,9 @@ class Module:
                 return None if self.source.segment(value) in {"Self", cls.name} else value
         return None
 
-    def bases(self, cls: ast.ClassDef, names: set[str]) -> tuple[list[str], str]:
+    def bases(self, cls: ast.ClassDef, members: list[Member]) -> tuple[list[str], str]:
         """Return the base classes, and the type parameters."""
+        names = {member.name for member in members}
         if len(cls.bases) > 1 or any(outermost(self.source.segment(base)) != "Generic" for base in cls.bases):
             raise self.refuse(cls, f"handle {cls.name} has a base class", "handles have none but Generic")
         parameters = "".join(self.use(base).removeprefix("Generic") for base in cls.bases)
@@ -322,7 +323,12 @@ class Module:
         if "__await__" in names and not bases:
             bases.append("AwaitableHandle")
         if "__aenter__" in names:
-            bases.append("ContextHandle")
+            given = next(
+                self.source.segment(m.node.returns) for m in members if m.name == "__aenter__" and m.node.returns
+            )
+            bases.append("ContextHandle" if given in {"Self", cls.name} else f"EnteringHandle[{given}]")
+            if given in self.handles and self.handles[given] != self.source.name:
+                self.need(f"aviato_sync._generated.{self.handles[given]}", given)  # a base is there at run time
         self.need("aviato_sync._bridge", *(base.partition("[")[0] for base in bases))
         if "__aiter__" in names:
             if not any(isinstance(node, ast.AsyncFunctionDef) and node.name == "read_batch" for node in cls.body):
@@ -340,7 +346,7 @@ class Module:
     def cls(self, cls: ast.ClassDef) -> str:
         """Write one class."""
         members = list(self.members(cls))
-        bases, parameters = self.bases(cls, {member.name for member in members})
+        bases, parameters = self.bases(cls, members)
         self.need("aviato_sync._bridge", "facade_of")
         head = f"@facade_of(aio.{cls.name})\nclass {cls.name}({', '.join(bases)}):\n{self.docstring(cls)}\n\n"
         inherited = {"__await__", *ENDS, *(INHERITED if bases[0].startswith("RefHandle") else ())}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("import", "facade_hop", "exec", "start", "stop", "streams", "neighbour", "docker")
+NAMES = ("import", "facade_hop", "exec", "start", "stop", "streams", "neighbour", "functions", "pool", "docker")
 
 
 def main() -> int:

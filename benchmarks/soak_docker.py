@@ -4,8 +4,9 @@ python benchmarks/soak_docker.py [--count 500] [--seed N] [--restart COMMAND] [-
 
 Each client makes some sandboxes at once and compares what a command writes in each, by length and SHA-256 from the far
 end. A third of the clients is killed with SIGKILL in the middle. At half of the count the daemon is restarted by the
-shell command that is given: what ran then is lost, and has to be said to be. After `aviato prune` no container,
-volume or network that was not there before may be left. A fault that never fired fails the run.
+shell command that is given: what ran then was lost, or was stopped if the daemon ended in good order, and has to be
+said to be; new clients wait until it is back. After `aviato prune` no container, volume or network that was not there
+before may be left. A fault that never fired fails the run.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from typing import Any
 from aviato import aio
 from aviato.engines.docker.api import Api
 from aviato.engines.docker.endpoint import find_endpoint
-from aviato.exceptions import AviatoError, EngineError, SandboxError
+from aviato.exceptions import AviatoError, EngineError, SandboxError, SandboxExecutionError, SandboxTerminatedError
 
 ROOT = Path(__file__).parents[1]
 AT_ONCE = 10
 CLIENTS = 3
 ORPHAN_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
+TERMINATED_CODE = 143
 WRITER = """
 import hashlib, os, sys
 data = os.urandom(int(sys.argv[1]))
@@ -49,6 +51,11 @@ async def one(session: aio.Session, size: int) -> str:
         if (len(done.stdout_bytes), hashlib.sha256(done.stdout_bytes).hexdigest()) != (int(length), digest):
             return "WRONG BYTES"
         await sandbox.stop(graceful_shutdown_seconds=0)
+    except SandboxTerminatedError:
+        return "stopped by the daemon"
+    except SandboxExecutionError as error:
+        code = None if error.exec_result is None else error.exec_result.returncode
+        return "stopped by the daemon" if code == TERMINATED_CODE else f"FAILED: {error!r}"
     except (EngineError, SandboxError) as error:
         return "lost" if error.is_infrastructure else f"FAILED: {error!r}"
     return "right"
@@ -74,7 +81,8 @@ class Soak:
         self.chance = random.Random(given.seed)  # noqa: S311 - no secret
         self.counts: Counter[str] = Counter()
         self.left = given.count
-        self.restarted = asyncio.Event()
+        self.restarted = False
+        self.daemon = asyncio.Lock()
 
     async def run(self) -> list[str]:
         """Do it all; return what is wrong."""
@@ -90,6 +98,8 @@ class Soak:
         after = await everything()
         wrong = [f"left: {kind} {name}" for kind, found in after.items() for name in set(found) - set(before[kind])]
         wrong += [what for what in self.counts if what.isupper() or what.startswith("FAILED")]
+        if not self.restarted:
+            wrong += [what for what in ("lost", "close failed", "stopped by the daemon") if self.counts[what]]
         faults = ["client killed", *(["daemon restarted"] if self.given.restart else [])]
         return wrong + [f"never happened: {what}" for what in (*faults, "right", "pruned") if not self.counts[what]]
 
@@ -115,10 +125,12 @@ class Soak:
             if await process.wait() not in {0, -9}:
                 self.counts[f"FAILED: a client returned {process.returncode}"] += 1
             self.counts["clients"] += 1
-            if self.given.restart and self.left < self.given.count / 2 and not self.restarted.is_set():
-                self.restarted.set()
-                await asyncio.create_subprocess_shell(self.given.restart)
-                self.counts["daemon restarted"] += 1
+            async with self.daemon:  # whoever comes while it restarts waits here
+                if self.given.restart and self.left < self.given.count / 2 and not self.restarted:
+                    self.restarted = True
+                    restart = await asyncio.create_subprocess_shell(self.given.restart)
+                    if await restart.wait() == 0:
+                        self.counts["daemon restarted"] += 1
 
 
 async def everything() -> dict[str, dict[str, str]]:

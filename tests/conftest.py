@@ -10,12 +10,12 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
-from tests.helpers import left
+from tests.helpers import faults, left
 from tests.helpers.docker import containers, remove_images, require_docker, why_not_docker
 from tests.helpers.local import groups_left, require_local, sandboxes_alive, sandboxes_running
 
@@ -69,6 +69,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = config.getoption("--engine")
     if wanted and "docker" not in wanted:
         items[:] = [item for item in items if item.get_closest_marker("docker") is None]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Count the faults that a test let happen."""
+    report = yield
+    faults.note(item, report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which faults happened, and which never did."""
+    if happened := faults.summary():
+        terminalreporter.write_line(f"faults that happened: {happened}")
+    if faults.is_whole(terminalreporter.config):
+        for line in faults.missing():
+            terminalreporter.write_line(f"never happened: {line}", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a run of everything in which a fault never happened."""
+    if exitstatus == pytest.ExitCode.OK and faults.is_whole(session.config) and faults.missing():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ and pipes will do; the position of a memory file is left alone, so one serves an
 `env`               dict of bytes to bytes: environment of every command; a command's own values override it
 `cwd`               bytes: working directory of commands that name none; empty: the agent's own
 `user`              bytes: `name`, `uid`, `name:group` or `uid:gid` of commands that name none; empty: the agent's own
+`secrets`           list of (path, content), both bytes: written before anything runs, 0400, owned by `user`
 `main`              list of bytes or None: the main command, whose end is the end of the sandbox
 `main_stdout_fd`    descriptor for the main command's output; -1: /dev/null
 `main_stderr_fd`    likewise for its errors; may be the same

@@ -28,6 +28,7 @@ import sys
 from _collections import deque
 from _struct import error as StructError
 
+from aviato.agent.payload_launch import write_secrets
 from aviato.agent.payload_start import start, start_main
 from aviato.agent.payload_system import (
     AGAIN,
@@ -553,6 +554,7 @@ class Agent:
         if self.refuse_rights:
             give_up_rights()
         posix.umask(0o022)
+        write_secrets(self.config)
         self.wake, wake_end = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         hear_signals(wake_end)
         self.watch(self.wake, IN, self.on_child)

@@ -44,6 +44,37 @@ def user_entry(user):
     return uid, gid, sorted(others | {gid}), name, home
 
 
+def write_secrets(config):
+    """Write the files of `secrets`, readable by the user alone whose commands need them, and forget them."""
+    files, user = config.pop("secrets", None) or (), config.get("user")
+    if not files:
+        return
+    own_uid, own_gid = posix.geteuid(), posix.getegid()
+    if user:
+        try:
+            uid, gid = user_entry(user)[:2]
+        except KeyError:
+            raise RuntimeError("secrets: unknown user %s" % text(user)) from None
+        for folder in {path[: path.rfind(b"/")] for path, _ in files}:
+            posix.chmod(folder, 0o1777)  # a container's mount has the mode of what the image has in its place
+        posix.setresgid(-1, gid, -1)
+        posix.setresuid(-1, uid, -1)  # whose files they are: the agent may not give files away
+    try:
+        for path, content in files:
+            fd = posix.open(
+                path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o400
+            )
+            try:
+                while content:
+                    content = content[posix.write(fd, content) :]
+            finally:
+                close(fd)
+    finally:
+        if user:
+            posix.setresuid(-1, own_uid, -1)
+            posix.setresgid(-1, own_gid, -1)
+
+
 def fork_exec(args, paths, cwd, env, fds, report, ids):
     """Start a process in a session of its own; raises TypeError only if this Python is unknown to us."""
     uid, gid, groups = ids or (None, None, None)

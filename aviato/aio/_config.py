@@ -13,6 +13,8 @@ from typing import Any
 from aviato.engines.base import OWNER_HOST, OWNER_PID, OWNER_SESSION, OWNER_USER, SandboxSpec
 from aviato.models import NetworkOptions, SandboxDefaults, SandboxInfo, SandboxStatus
 
+LARGEST_SECRETS = 512 << 10
+
 
 def as_defaults(value: SandboxDefaults | Mapping[str, Any] | None) -> SandboxDefaults:
     """Take defaults, a mapping of them or None.
@@ -46,8 +48,23 @@ def owner_annotations(session_id: str | None) -> dict[str, str]:
     return owner
 
 
+def _read_secrets(names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        if name not in os.environ:
+            raise ValueError(f"secrets names {name!r}, and this program's environment has no such variable")
+        found[name] = os.environ[name]
+    if sum(len(os.fsencode(value)) for value in found.values()) > LARGEST_SECRETS:
+        raise ValueError(f"secrets {list(names)} have more than {LARGEST_SECRETS >> 10} KiB together")
+    return found
+
+
 def make_spec(sandbox_id: str, config: SandboxDefaults, session_id: str | None) -> SandboxSpec:
-    """Complete a configuration."""
+    """Complete a configuration, with the values of its secrets from this program's environment.
+
+    Raises:
+        ValueError: A secret is not set, or all of them are too large.
+    """
     network = config.network
     if config.ports:
         ports = tuple(dict.fromkeys((*network.exposed_ports, *config.ports)))
@@ -55,6 +72,8 @@ def make_spec(sandbox_id: str, config: SandboxDefaults, session_id: str | None) 
     return SandboxSpec(
         sandbox_id=sandbox_id,
         image=config.container_image,
+        pull_policy=config.pull_policy,
+        on_pull_progress=config.on_pull_progress,
         command=None if config.command is None else (config.command, *config.args),
         environment=config.environment_variables,
         working_dir=config.working_dir,
@@ -65,13 +84,14 @@ def make_spec(sandbox_id: str, config: SandboxDefaults, session_id: str | None) 
         mounted_files=config.mounted_files,
         network=network,
         volumes=config.volumes,
-        secrets=config.secrets,
+        secrets=_read_secrets(config.secrets),
         max_lifetime_seconds=config.max_lifetime_seconds,
         idle_timeout_seconds=config.idle_timeout_seconds,
         orphan_timeout_seconds=config.orphan_timeout_seconds,
         detached=config.detached,
         temp_dir=config.temp_dir,
         runtime=config.runtime,
+        read_only=config.read_only,
     )
 
 

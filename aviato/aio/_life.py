@@ -19,6 +19,7 @@ from aviato.agent.channel import Channel
 from aviato.aio import _fork, states
 from aviato.aio._completion import Completion, check_loop
 from aviato.aio._loop import EngineLink, loop_state
+from aviato.aio._report import Reporter
 from aviato.exceptions import (
     AviatoError,
     EngineConnectionError,
@@ -130,7 +131,7 @@ class Life:
     async def _create_and_connect(self) -> None:
         await loop_state().guard()
         if self.spec is not None:
-            self.observe(await self.link.engine.create(self.spec))
+            self.observe(await self._create(self.spec))
         if self.info.status.is_terminal:
             return
         self.link.follow(self.sandbox_id)
@@ -148,6 +149,15 @@ class Life:
         self._channel = channel
         if self.info.status in {SandboxStatus.PENDING, SandboxStatus.CREATING}:
             await self.refresh()
+
+    async def _create(self, spec: SandboxSpec) -> SandboxInfo:
+        if spec.on_pull_progress is None:
+            return await self.link.engine.create(spec)
+        reporter = Reporter(spec.on_pull_progress, "on_pull_progress")
+        try:
+            return await self.link.engine.create(attrs.evolve(spec, on_pull_progress=reporter))
+        finally:
+            reporter.close()
 
     async def _ended_soon(self) -> bool:
         """Tell whether an agent that cannot be reached is one that has ended: the news of that may be on its way."""

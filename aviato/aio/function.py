@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
@@ -11,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from aviato import validation
 from aviato.aio import _facade as facade
 from aviato.aio.shipping.calls import Calls
-from aviato.aio.shipping.collect import check_function, collect
-from aviato.exceptions import CapabilityError
+from aviato.aio.shipping.carrier import Carrier
+from aviato.aio.shipping.collect import Shipped, check_function, collect
 from aviato.models import Serialization
 
 if TYPE_CHECKING:
@@ -29,13 +31,19 @@ LOOK_AHEAD = 2
 
 @facade.handle
 class RemoteFunction(Generic[P, R]):
-    """A function whose calls run in sandboxes of a session, each in a fresh interpreter.
+    """A function whose calls run in sandboxes of a session, each in a fork of a warm interpreter.
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
     that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
-    first call, which fixes them. Arguments and results are JSON: None, bool, int, finite float, str, lists, and dicts
-    with str keys arrive as they were, tuples as lists; all else is refused with its path. An asynchronous function is
-    run to its end there. Calling the object itself runs the function here, as `local` does.
+    first call, which fixes them. An asynchronous function is run to its end there. Calling the object itself runs the
+    function here, as `local` does.
+
+    Arguments and results arrive as they were: values of JSON, bytes, tuples, sets, dicts with any keys, dates, paths,
+    UUIDs, decimals and more of the standard library, numpy arrays and data frames where their packages are on both
+    sides, and instances of enums, dataclasses, attrs classes and named tuples that the function's annotations name or
+    that it uses; these are made by calling the class. Values are made to fit the annotations, or refused: a float where
+    one is annotated, a dataclass of a dict. With `Serialization.PICKLE` arguments are whatever can be pickled, and
+    results too with `trust_result`. What cannot be carried is refused with its path.
     """
 
     def __init__(
@@ -47,14 +55,25 @@ class RemoteFunction(Generic[P, R]):
         timeout_seconds: float | None,
         concurrency: int | None,
         retries: int,
+        trust_result: bool,
+        fresh: bool,
+        on_output: Callable[[str, str], object] | None,
         config: dict[str, Any],
     ) -> None:
         check_function(function)
-        if Serialization(serialization) is not Serialization.JSON:
-            raise CapabilityError(
-                "serialization must be Serialization.JSON: this version carries no pickled arguments",
-                hint="Pass plain values and rebuild the objects inside the function.",
+        if not isinstance(fresh, bool):
+            raise TypeError(f"fresh must be True or False, not {fresh!r}")
+        if on_output is not None and not callable(on_output):
+            raise TypeError(f"on_output must be callable, as on_output(stream, text), not {on_output!r}")
+        self._serialization = Serialization(serialization)
+        if not isinstance(trust_result, bool):
+            raise TypeError(f"trust_result must be True or False, not {trust_result!r}")
+        if trust_result and self._serialization is not Serialization.PICKLE:
+            raise ValueError(
+                f"trust_result must be False with serialization={self._serialization!s}: only pickled results need "
+                "trust; use serialization=Serialization.PICKLE"
             )
+        self._trust_result = trust_result
         if timeout_seconds is not None:
             timeout_seconds = validation.seconds("timeout_seconds", timeout_seconds, above=True)
         if concurrency is None:
@@ -62,9 +81,11 @@ class RemoteFunction(Generic[P, R]):
         self.__aviato_function__ = function
         self.__doc__ = function.__doc__
         self._name: str = getattr(function, "__qualname__", repr(function))
+        raw = inspect.unwrap(function)
+        self._is_generator = inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
         self._concurrency = validation.whole_number("concurrency", concurrency, minimum=1)
-        collect(function)  # what cannot be shipped is said now
-        self._bundle: bytes | None = None
+        self._collect()  # what cannot be shipped is said now
+        self._bundle: tuple[bytes, Carrier] | None = None
         self._calls = Calls(
             session,
             self._name,
@@ -72,16 +93,29 @@ class RemoteFunction(Generic[P, R]):
             timeout_seconds=timeout_seconds,
             concurrency=self._concurrency,
             retries=validation.whole_number("retries", retries),
+            fresh=fresh,
+            on_output=on_output,
             config=config,
         )
 
     def __repr__(self) -> str:
         return f"<RemoteFunction {self._name}>"
 
-    def _shipped(self) -> bytes:
+    def _shipped(self) -> tuple[bytes, Carrier]:
         if self._bundle is None:
-            self._bundle = collect(self.__aviato_function__)
+            shipped, function = self._collect(), self.__aviato_function__
+            carrier = Carrier(
+                function,
+                shipped.classes,
+                self._serialization,
+                trust_result=self._trust_result,
+                left_out=shipped.left_out,
+            )
+            self._bundle = shipped.document, carrier
         return self._bundle
+
+    def _collect(self) -> Shipped:
+        return collect(self.__aviato_function__, pickled=self._serialization is Serialization.PICKLE)
 
     @facade.direct
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -97,11 +131,14 @@ class RemoteFunction(Generic[P, R]):
         """Run the function in a sandbox and return what it returns.
 
         At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
-        session closes; others wait. `timeout_seconds` counts from the start of the call's interpreter and kills the
-        call, not the sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries`
-        times with growing pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
+        session closes; others wait. Each sandbox has an interpreter that has imported and defined what the function
+        needs; a call is a fork of it, and what the call started and left in its process group is killed at its end.
+        `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not the
+        sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with growing
+        pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
 
         Raises:
+            TypeError: The function is a generator, for which there is `stream`.
             FunctionSerializationError: An argument or the result cannot be carried; the message has its path.
             SandboxExecutionError: The function raised: `exception_type`, `exception_message`, what it printed in
                 `exec_result`, and the remote traceback as a note. Or its interpreter ended before it returned.
@@ -109,8 +146,32 @@ class RemoteFunction(Generic[P, R]):
             SandboxError: The session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
+        if self._is_generator:
+            raise TypeError(
+                f"{self._name} is a generator, whose items come one by one: use stream() instead of remote()"
+            )
         result: R = await self._calls.run(args, kwargs)
         return result
+
+    async def stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
+        """Run a generator function in a sandbox and yield its items as they come.
+
+        The generator waits when 1 MiB of its items has not been taken. A stream is never repeated, whatever `retries`
+        says, since its first items may have been used. Leaving the iteration early kills the call in the sandbox.
+
+        Raises:
+            TypeError: The function is no generator.
+            FunctionSerializationError: An argument or an item cannot be carried; items before it have been yielded.
+            SandboxExecutionError: As `remote`; items before it have been yielded.
+            SandboxTimeoutError: The call ran longer than `timeout_seconds`.
+            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            EngineError: The engine failed.
+        """
+        if not self._is_generator:
+            raise TypeError(f"{self._name} is no generator: use remote() instead of stream()")
+        async with contextlib.aclosing(self._calls.stream(args, kwargs)) as items:
+            async for item in items:
+                yield item
 
     async def map(
         self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True

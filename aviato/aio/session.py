@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from aviato.aio import _facade as facade
 from aviato.aio import _fork
 from aviato.aio._config import as_defaults
 from aviato.aio._ids import new_sandbox_id
+from aviato.aio._keeper import Keeper
+from aviato.aio._loop import loop_state
 from aviato.aio._report import Reporter
 from aviato.aio.function import RemoteFunction
+from aviato.aio.pool import Pool
 from aviato.aio.sandbox import Sandbox, _new_life
 from aviato.engines import check_name
 from aviato.exceptions import SandboxError, summarize_failures
-from aviato.models import SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
+from aviato.models import Limits, SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -61,9 +65,12 @@ class Session:
         self._defaults = as_defaults(defaults)
         self._engine = engine
         self._id = new_sandbox_id().replace("sbx-", "ses-")
-        self._reporter = None if report_to is None else Reporter(report_to)
+        if report_to is not None and not callable(report_to):
+            raise TypeError(f"report_to must be a callable that takes a SandboxInfo, not {report_to!r}")
+        self._reporter = None if report_to is None else Reporter(report_to, "report_to")
         self._sandboxes: dict[str, Sandbox] = {}
         self._ended: builtins.list[Sandbox] = []
+        self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._generation = _fork.generation
@@ -115,6 +122,11 @@ class Session:
         self._track(sandbox)
         sandbox._begin()  # noqa: SLF001 - likewise
         return sandbox
+
+    def _keep(self, keeper: Keeper) -> Keeper:
+        """Have a keeper, whose sandboxes are this session's, closed with the session; it is held weakly."""
+        self._keepers.add(keeper)
+        return keeper
 
     def adopt(self, sandbox: Sandbox) -> None:
         """Take over the clean-up of a sandbox: it is stopped when the session closes. Idempotent.
@@ -221,6 +233,9 @@ class Session:
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
+        fresh: bool = True,
+        on_output: Callable[[str, str], object] | None = None,
         **config: Any,
     ) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
 
@@ -234,6 +249,9 @@ class Session:
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
+        fresh: bool = True,
+        on_output: Callable[[str, str], object] | None = None,
         **config: Any,
     ) -> RemoteFunction[P, R] | Callable[[Callable[P, R]], RemoteFunction[P, R]]:
         """Decorate a function so that it can be called in sandboxes of this session.
@@ -241,16 +259,24 @@ class Session:
         Args:
             function: The function, when the decorator is used without parentheses.
             container_image: Image of its sandboxes.
-            serialization: How arguments and results travel.
+            serialization: How arguments travel: `JSON` carries plain values and those of many other types, `PICKLE` all
+                that can be pickled. Results are never pickles, unless `trust_result`.
             timeout_seconds: Limit of one call; the call is killed, not the sandbox.
             concurrency: Most calls, and sandboxes, at once.
             retries: How often a call is repeated that failed because of its infrastructure.
+            trust_result: With `PICKLE`, pickle results too. To unpickle is to run what the bytes say, here, outside
+                the sandbox; only for functions that run no code but yours.
+            fresh: Run each call in a fork of the interpreter, so that nothing it does to globals is seen by another.
+                False runs the calls of a sandbox one after the other in one interpreter: several times faster for short
+                calls, and for functions that keep something between them.
+            on_output: Called with `"stdout"` or `"stderr"` and the text that a call prints, as it comes; on the event
+                loop, so it must not block. What it raises is logged.
             config: Further fields of `SandboxDefaults` for its sandboxes.
 
         Raises:
             FunctionSerializationError: The function cannot be shipped; it says why and what to do.
             TypeError: An argument has the wrong type, or a keyword is unknown.
-            ValueError: An argument is out of range.
+            ValueError: An argument is out of range, or `trust_result` is set without `Serialization.PICKLE`.
         """
         if container_image is not None:
             config["container_image"] = container_image
@@ -263,10 +289,63 @@ class Session:
                 timeout_seconds=timeout_seconds,
                 concurrency=concurrency,
                 retries=retries,
+                trust_result=trust_result,
+                fresh=fresh,
+                on_output=on_output,
                 config=config,
             )
 
         return decorate if function is None else decorate(function)
+
+    def pool(
+        self,
+        size: int,
+        *,
+        warm: int | None = None,
+        max_size: int | None = None,
+        max_uses: int | None = None,
+        max_age_seconds: float | None = None,
+        retries: int = 2,
+        limits: Limits | None = None,
+        reset: Literal["clean", "replace", "none"] = "clean",
+        **config: Any,
+    ) -> Pool:
+        """Make a pool of sandboxes, and begin to start its spares; returns at once.
+
+        Args:
+            size: Most sandboxes at once; those that start, are reset or are being stopped count.
+            warm: Idle sandboxes to keep ready; None is `size`, but at most twice the processors.
+            max_size: What `acquire(policy="grow")` may grow to; None is `size`.
+            max_uses: Uses after which a sandbox is replaced.
+            max_age_seconds: Age after which a sandbox is replaced, once it is not in use.
+            retries: How often `Pool.map` begins an item again whose sandbox was lost.
+            limits: What this pool shares with those of other processes; None limits only how many of this pool start
+                at once, by processors, memory and pressure.
+            reset: What happens between two uses. "clean" kills what the user left running, empties the working and the
+                temporary directory, and replaces the sandbox if anything else was changed; "replace" gives each user a
+                fresh one; "none" leaves everything as it is.
+            config: Fields of `SandboxDefaults` for its sandboxes.
+
+        Raises:
+            TypeError: An argument has the wrong type, or a keyword is unknown.
+            ValueError: An argument is out of range.
+            SandboxError: The session is closed.
+            RuntimeError: No event loop is running.
+        """
+        self._check_open()
+        loop_state()
+        return Pool(
+            self,
+            size,
+            warm=warm,
+            max_size=max_size,
+            max_uses=max_uses,
+            max_age_seconds=max_age_seconds,
+            retries=retries,
+            limits=limits,
+            reset=reset,
+            config=config,
+        )
 
     async def close(self) -> None:
         """Stop every sandbox, concurrently, and wait until nothing of them runs.
@@ -283,13 +362,15 @@ class Session:
         _fork.check(self._generation, "this session")
         self._closed = True
         if self._closing is None or self._closing.done():
-            if not self._sandboxes and not self._ended:
+            if not self._sandboxes and not self._ended and not self._keepers:
                 self._end_reporting()
                 return
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="aviato-close")
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        keepers = [keeper.close() for keeper in self._keepers]
+        await asyncio.gather(*keepers, return_exceptions=True)  # what they could not stop is tried again below
         ended, self._ended = self._ended, []
         await asyncio.gather(*(sandbox._life.left() for sandbox in ended))  # noqa: SLF001 - sessions own sandboxes
         sandboxes = builtins.list(self._sandboxes.values())

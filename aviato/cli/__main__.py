@@ -21,7 +21,7 @@ COMMANDS = {
     "logs": "Show what a sandbox's main command wrote.",
     "cp": "Copy a file into or out of a sandbox.",
     "prune": "Remove what ended sandboxes and crashed programs left.",
-    "image": "Manage the images of the local engine.",
+    "image": "Manage the images of the local engine, or of a Docker daemon.",
     "doctor": "Check what this machine can do, by really doing it.",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,19 +15,31 @@ from aviato.cli._tables import size
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from aviato.registry.progress import PullProgress
+    from aviato.models import PullProgress
 
 Show = Callable[["PullProgress"], None]
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[Show]:
-    """Give what is to be called with each progress."""
-    if not sys.stderr.isatty():
-        yield _Lines().show
-        return
-    with _bars() as show:
-        yield show
+    """Give what is to be called with each progress, from any thread; after this it shows nothing more."""
+    made: list[Show] = []
+    guard = threading.Lock()
+    with contextlib.ExitStack() as stack:
+
+        def show(progress: PullProgress) -> None:
+            with guard:
+                if not over:
+                    if not made:
+                        made.append(stack.enter_context(_bars()) if sys.stderr.isatty() else _Lines().show)
+                    made[0](progress)
+
+        over = False
+        try:
+            yield show
+        finally:
+            with guard:
+                over = True
 
 
 class _Lines:
@@ -39,7 +52,7 @@ class _Lines:
         if self._states.get(progress.digest) == progress.state:
             return
         self._states[progress.digest] = progress.state
-        click.echo(f"{_short(progress.digest)} {progress.state} {_amount(progress)}", err=True)
+        click.echo(f"{_short(progress.digest)} {progress.state} {_amount(progress)}".rstrip(), err=True)
 
 
 @contextlib.contextmanager
@@ -55,8 +68,8 @@ def _bars() -> Iterator[Show]:
             text = f"{_short(progress.digest)} {progress.state:<11}"
             row = rows.get(progress.digest)
             if row is None:
-                row = rows[progress.digest] = display.add_task(text, total=progress.bytes_total)
-            display.update(row, description=text, completed=progress.bytes_done, total=progress.bytes_total)
+                row = rows[progress.digest] = display.add_task(text, total=progress.bytes_total or None)
+            display.update(row, description=text, completed=progress.bytes_done, total=progress.bytes_total or None)
 
         yield show
 
@@ -66,5 +79,7 @@ def _short(digest: str) -> str:
 
 
 def _amount(progress: PullProgress) -> str:
+    if not progress.bytes_total:
+        return ""
     whole = size(progress.bytes_total)
     return whole if progress.bytes_done in {0, progress.bytes_total} else f"{size(progress.bytes_done)} of {whole}"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aviato.cli import _loop, _options
+from aviato._defaults import PULL_POLICIES
+from aviato.cli import _loop, _options, _pulling
 from aviato.exceptions import SandboxError
+
+if TYPE_CHECKING:
+    from aviato.aio import Sandbox
 
 INTERRUPTED_GRACE_SECONDS = 2.0
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
 @click.option("--image", metavar="NAME", help="Image; this machine's own root unless told otherwise.")
+@click.option(
+    "--pull", type=click.Choice(PULL_POLICIES), help="Pull the image; when it is missing, unless told otherwise."
+)
 @_options.env_option
 @click.option("--tag", multiple=True, metavar="TAG", help="Tag to find it by; may be repeated.")
 @click.option("--cpu", metavar="AMOUNT", help="Limit of CPU time, such as 2 or 500m.")
@@ -32,6 +40,7 @@ INTERRUPTED_GRACE_SECONDS = 2.0
 @click.argument("cmd", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED)
 def command(  # noqa: PLR0917 - click passes them by keyword
     image: str | None,
+    pull: str | None,
     env: tuple[str, ...],
     tag: tuple[str, ...],
     cpu: str | None,
@@ -63,7 +72,7 @@ def command(  # noqa: PLR0917 - click passes them by keyword
     resources = {"cpu": cpu, "memory": memory, "disk": disk, "gpu": gpu}
     config["resources"] = {name: value for name, value in resources.items() if value is not None}
     config["mounted_files"] = _options.local_files(files)
-    optional = {"container_image": image, "working_dir": workdir, "user": user}
+    optional = {"container_image": image, "pull_policy": pull, "working_dir": workdir, "user": user}
     config |= {name: value for name, value in optional.items() if value is not None}
     if network is not None:
         config["network"] = {"egress_mode": network}
@@ -75,7 +84,14 @@ def command(  # noqa: PLR0917 - click passes them by keyword
 async def _detached(cmd: tuple[str, ...], config: dict[str, Any]) -> int:
     from aviato.aio import Sandbox  # noqa: PLC0415 - --help does without
 
-    sandbox = Sandbox.run(*cmd, detached=True, **config)
+    with _pulling.shown() as show:
+        sandbox = Sandbox.run(*cmd, detached=True, on_pull_progress=show, **config)
+        await _started_detached(sandbox)
+    click.echo(sandbox.sandbox_id)
+    return 0
+
+
+async def _started_detached(sandbox: Sandbox) -> None:
     try:
         await sandbox.wait()
     except SandboxError:
@@ -85,8 +101,6 @@ async def _detached(cmd: tuple[str, ...], config: dict[str, Any]) -> int:
     except BaseException:
         await sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
         raise
-    click.echo(sandbox.sandbox_id)
-    return 0
 
 
 async def _attached(
@@ -95,12 +109,15 @@ async def _attached(
     from aviato.aio import Sandbox  # noqa: PLC0415 - --help does without
     from aviato.cli._processes import attach  # noqa: PLC0415 - likewise
 
-    sandbox = Sandbox.run(**config)
     grace = INTERRUPTED_GRACE_SECONDS
-    try:
-        code = await attach(sandbox, cmd, env={}, timeout_seconds=limit, interactive=interactive, raw=raw)
-        grace = 0.0  # the command has ended; what it left behind has nothing to wait for
-    finally:
-        await sandbox.stop(graceful_shutdown_seconds=grace, missing_ok=True)
+    with contextlib.ExitStack() as starting:
+        sandbox = Sandbox.run(on_pull_progress=starting.enter_context(_pulling.shown()), **config)
+        try:
+            await sandbox.wait()
+            starting.close()  # what is shown of a pull ends before the command writes anything
+            code = await attach(sandbox, cmd, env={}, timeout_seconds=limit, interactive=interactive, raw=raw)
+            grace = 0.0  # the command has ended; what it left behind has nothing to wait for
+        finally:
+            await sandbox.stop(graceful_shutdown_seconds=grace, missing_ok=True)
     await Sandbox.delete(sandbox.sandbox_id, missing_ok=True, engine=config["engine"])
     return code

@@ -17,16 +17,18 @@ Rules, which `aviato.testing.check_engine` holds:
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 
+from aviato._defaults import PullPolicy
 from aviato.models import (
     Isolation,
     MountedFile,
     NetworkOptions,
     Protection,
+    PullProgress,
     Resources,
     SandboxInfo,
     SandboxStatus,
@@ -53,7 +55,19 @@ class Capabilities:
     volumes: bool
     secrets: bool
     users: bool
+    read_only: bool = False
     runtimes: tuple[str, ...] = ()
+
+
+SECRETS_DIRECTORY = "/run/secrets"
+
+
+def _names(secrets: Mapping[str, str]) -> list[str]:
+    return sorted(secrets)
+
+
+def _names_shown(secrets: Mapping[str, str]) -> str:
+    return str(_names(secrets))
 
 
 @attrs.frozen(kw_only=True)
@@ -61,11 +75,15 @@ class SandboxSpec:
     """All that a sandbox is made from; complete, validated and free of defaults still to be found.
 
     `image` None asks for the engine's default image, and a time limit of None for none (an engine may have
-    a longest lifetime of its own). `annotations` hold the owner's automatic ones.
+    a longest lifetime of its own). `annotations` hold the owner's automatic ones. `on_pull_progress` is no part of what
+    the sandbox is; it may be called from any thread and never blocks. `secrets` maps names to values, which an engine
+    hands to the agent and keeps nowhere: not in a record, a label, an environment, a digest or a message.
     """
 
     sandbox_id: str
     image: str | None = None
+    pull_policy: PullPolicy = "missing"
+    on_pull_progress: Callable[[PullProgress], object] | None = attrs.field(default=None, eq=False, repr=False)
     command: tuple[str, ...] | None = None
     environment: Mapping[str, str] = attrs.field(factory=dict)
     working_dir: str | None = None
@@ -76,13 +94,14 @@ class SandboxSpec:
     mounted_files: tuple[MountedFile, ...] = ()
     network: NetworkOptions = attrs.field(factory=NetworkOptions)
     volumes: tuple[object, ...] = ()
-    secrets: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = attrs.field(factory=dict, eq=_names, repr=_names_shown)
     max_lifetime_seconds: float | None = None
     idle_timeout_seconds: float | None = None
     orphan_timeout_seconds: float | None = None
     detached: bool = False
     temp_dir: str = "/tmp"  # noqa: S108 - a path in the sandbox
     runtime: str | None = None
+    read_only: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -240,7 +240,8 @@ async def what_it_cannot_give_is_refused(ground: Ground) -> None:
         "egress": ground.spec(network=network(egress_mode="internet")),
         "ports": ground.spec(network=network(exposed_ports=(80,))),
         "volumes": ground.spec(volumes=({"name": "data", "path": "/data"},)),
-        "secrets": ground.spec(secrets=("token",)),
+        "read_only": ground.spec(read_only=True),
+        "secrets": ground.spec(secrets={"token": "x"}),
         "runtime": ground.spec(runtime="no-such-runtime"),
     }
     for name, spec in refused.items():

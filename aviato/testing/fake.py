@@ -108,6 +108,7 @@ class FakeEngine(Engine):
             ("network.egress_mode", network.egress_mode != "none"),
             ("network.ingress_mode", network.ingress_mode != "none"),
             ("runtime", spec.runtime),
+            ("read_only", spec.read_only),
         ):
             if asked:
                 raise CapabilityError(f"the fake engine has no {name}", hint=f"Leave {name} out.")

@@ -22,13 +22,19 @@ R = TypeVar("R")
 
 @facade_of(aio.RemoteFunction)
 class RemoteFunction(Handle, Generic[P, R]):
-    """A function whose calls run in sandboxes of a session, each in a fresh interpreter.
+    """A function whose calls run in sandboxes of a session, each in a fork of a warm interpreter.
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
     that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
-    first call, which fixes them. Arguments and results are JSON: None, bool, int, finite float, str, lists, and dicts
-    with str keys arrive as they were, tuples as lists; all else is refused with its path. An asynchronous function is
-    run to its end there. Calling the object itself runs the function here, as `local` does.
+    first call, which fixes them. An asynchronous function is run to its end there. Calling the object itself runs the
+    function here, as `local` does.
+
+    Arguments and results arrive as they were: values of JSON, bytes, tuples, sets, dicts with any keys, dates, paths,
+    UUIDs, decimals and more of the standard library, numpy arrays and data frames where their packages are on both
+    sides, and instances of enums, dataclasses, attrs classes and named tuples that the function's annotations name or
+    that it uses; these are made by calling the class. Values are made to fit the annotations, or refused: a float where
+    one is annotated, a dataclass of a dict. With `Serialization.PICKLE` arguments are whatever can be pickled, and
+    results too with `trust_result`. What cannot be carried is refused with its path.
     """
 
     _core: aio.RemoteFunction[P, R]
@@ -66,11 +72,14 @@ class RemoteFunction(Handle, Generic[P, R]):
         Returns at once with an `OperationRef`: `.result()` blocks, `await` works on any running event loop.
 
         At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
-        session closes; others wait. `timeout_seconds` counts from the start of the call's interpreter and kills the
-        call, not the sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries`
-        times with growing pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
+        session closes; others wait. Each sandbox has an interpreter that has imported and defined what the function
+        needs; a call is a fork of it, and what the call started and left in its process group is killed at its end.
+        `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not the
+        sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with growing
+        pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
 
         Raises:
+            TypeError: The function is a generator, for which there is `stream`.
             FunctionSerializationError: An argument or the result cannot be carried; the message has its path.
             SandboxExecutionError: The function raised: `exception_type`, `exception_message`, what it printed in
                 `exec_result`, and the remote traceback as a note. Or its interpreter ended before it returned.
@@ -81,6 +90,32 @@ class RemoteFunction(Handle, Generic[P, R]):
         __tracebackhide__ = True
         return self._start(
             self._core.remote,
+            *args,
+            **kwargs,
+        )
+
+    def stream(
+        self,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> BlockingIterator[Any]:
+        """Run a generator function in a sandbox and yield its items as they come.
+
+        The generator waits when 1 MiB of its items has not been taken. A stream is never repeated, whatever `retries`
+        says, since its first items may have been used. Leaving the iteration early kills the call in the sandbox.
+
+        Raises:
+            TypeError: The function is no generator.
+            FunctionSerializationError: An argument or an item cannot be carried; items before it have been yielded.
+            SandboxExecutionError: As `remote`; items before it have been yielded.
+            SandboxTimeoutError: The call ran longer than `timeout_seconds`.
+            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            EngineError: The engine failed.
+        """
+        __tracebackhide__ = True
+        return BlockingIterator(
+            self._home,
+            self._core.stream,
             *args,
             **kwargs,
         )

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from aviato import aio
-from aviato.models import SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
+from aviato.models import Limits, SandboxDefaults, SandboxInfo, SandboxStatus, Serialization
 from aviato_sync._bridge import ContextHandle, facade_of, unwrap
 from aviato_sync._operation import OperationRef
 
 if TYPE_CHECKING:
     from aviato_sync._generated.function import RemoteFunction
+    from aviato_sync._generated.pool import Pool
     from aviato_sync._generated.sandbox import Sandbox
 
 __all__ = [
@@ -201,6 +202,9 @@ class Session(ContextHandle):
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
+        fresh: bool = True,
+        on_output: Callable[[str, str], object] | None = None,
         **config: Any,
     ) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
 
@@ -214,6 +218,9 @@ class Session(ContextHandle):
         timeout_seconds: float | None = None,
         concurrency: int | None = None,
         retries: int = 0,
+        trust_result: bool = False,
+        fresh: bool = True,
+        on_output: Callable[[str, str], object] | None = None,
         **config: Any,
     ) -> RemoteFunction[P, R] | Callable[[Callable[P, R]], RemoteFunction[P, R]]:
         """Decorate a function so that it can be called in sandboxes of this session.
@@ -221,16 +228,24 @@ class Session(ContextHandle):
         Args:
             function: The function, when the decorator is used without parentheses.
             container_image: Image of its sandboxes.
-            serialization: How arguments and results travel.
+            serialization: How arguments travel: `JSON` carries plain values and those of many other types, `PICKLE` all
+                that can be pickled. Results are never pickles, unless `trust_result`.
             timeout_seconds: Limit of one call; the call is killed, not the sandbox.
             concurrency: Most calls, and sandboxes, at once.
             retries: How often a call is repeated that failed because of its infrastructure.
+            trust_result: With `PICKLE`, pickle results too. To unpickle is to run what the bytes say, here, outside
+                the sandbox; only for functions that run no code but yours.
+            fresh: Run each call in a fork of the interpreter, so that nothing it does to globals is seen by another.
+                False runs the calls of a sandbox one after the other in one interpreter: several times faster for short
+                calls, and for functions that keep something between them.
+            on_output: Called with `"stdout"` or `"stderr"` and the text that a call prints, as it comes; on the event
+                loop, so it must not block. What it raises is logged.
             config: Further fields of `SandboxDefaults` for its sandboxes.
 
         Raises:
             FunctionSerializationError: The function cannot be shipped; it says why and what to do.
             TypeError: An argument has the wrong type, or a keyword is unknown.
-            ValueError: An argument is out of range.
+            ValueError: An argument is out of range, or `trust_result` is set without `Serialization.PICKLE`.
         """
         __tracebackhide__ = True
         return cast(
@@ -243,6 +258,61 @@ class Session(ContextHandle):
                 timeout_seconds=timeout_seconds,
                 concurrency=concurrency,
                 retries=retries,
+                trust_result=trust_result,
+                fresh=fresh,
+                on_output=on_output,
+                **config,
+            ),
+        )
+
+    def pool(
+        self,
+        size: int,
+        *,
+        warm: int | None = None,
+        max_size: int | None = None,
+        max_uses: int | None = None,
+        max_age_seconds: float | None = None,
+        retries: int = 2,
+        limits: Limits | None = None,
+        reset: Literal["clean", "replace", "none"] = "clean",
+        **config: Any,
+    ) -> Pool:
+        """Make a pool of sandboxes, and begin to start its spares; returns at once.
+
+        Args:
+            size: Most sandboxes at once; those that start, are reset or are being stopped count.
+            warm: Idle sandboxes to keep ready; None is `size`, but at most twice the processors.
+            max_size: What `acquire(policy="grow")` may grow to; None is `size`.
+            max_uses: Uses after which a sandbox is replaced.
+            max_age_seconds: Age after which a sandbox is replaced, once it is not in use.
+            retries: How often `Pool.map` begins an item again whose sandbox was lost.
+            limits: What this pool shares with those of other processes; None limits only how many of this pool start
+                at once, by processors, memory and pressure.
+            reset: What happens between two uses. "clean" kills what the user left running, empties the working and the
+                temporary directory, and replaces the sandbox if anything else was changed; "replace" gives each user a
+                fresh one; "none" leaves everything as it is.
+            config: Fields of `SandboxDefaults` for its sandboxes.
+
+        Raises:
+            TypeError: An argument has the wrong type, or a keyword is unknown.
+            ValueError: An argument is out of range.
+            SandboxError: The session is closed.
+            RuntimeError: No event loop is running.
+        """
+        __tracebackhide__ = True
+        return cast(
+            "Pool",
+            self._call_wrapped(
+                self._core.pool,
+                size,
+                warm=warm,
+                max_size=max_size,
+                max_uses=max_uses,
+                max_age_seconds=max_age_seconds,
+                retries=retries,
+                limits=limits,
+                reset=reset,
                 **config,
             ),
         )

@@ -22,7 +22,7 @@ from aviato.agent.frames import (
 from aviato.exceptions import SandboxLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 STREAM = 77
 """The command that is lied about; its neighbour, about which nothing is said, is one below."""
@@ -130,6 +130,13 @@ class Enemy:
         self.pipe = Pipe(protocol, self.on_write)
         protocol.connection_made(self.pipe)
         return self.pipe
+
+    async def is_heard(self, operations: Sequence[Awaitable[object]]) -> None:
+        """Wait until what was said has arrived: at once, where nothing is in between."""
+
+    async def is_left(self) -> bool:
+        """Tell whether the client has hung up."""
+        return self.pipe is not None and self.pipe.aborted
 
     def on_write(self, pipe: Pipe, data: bytes) -> None:
         """Answer."""

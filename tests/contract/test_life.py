@@ -193,14 +193,18 @@ async def test_attributes_without_io(face: Face) -> None:
 
 
 async def test_what_no_engine_here_can_do_is_refused(face: Face) -> None:
-    """Volumes, secrets, ports and runtimes are errors that name them, at the first use: nothing is ignored."""
+    """Volumes, secrets, ports, runtimes, pulls are errors that name them, at the first use: nothing is ignored."""
     able = face.capabilities
     for config in (
         {"volumes": [{"name": "data", "mount_path": "/data"}]},
         {"secrets": ["token"]},
         {"ports": [8080]},
         {"runtime": "runsc"},
+        {"read_only": True},
+        {"pull_policy": "always"},
     ):
+        if face.engine_name != "local" and "pull_policy" in config:
+            continue
         if getattr(able, next(iter(config)), False) and "ports" not in config:  # ports are not let in here
             continue
         sandbox: Any = None

@@ -81,6 +81,7 @@ print(sandbox.sandbox_id, flush=True)
         ("os.kill(os.getpid(), signal.SIGHUP)", -1),
     ],
 )
+@pytest.mark.fault("F8", "F12")
 def test_nothing_is_left_however_the_process_ends(body: str, then: str, code: int) -> None:
     """Normal end, error, sys.exit, os._exit, SIGKILL, SIGTERM, SIGHUP: the sandbox is gone soon after."""
     process = start(body.format(then=then))
@@ -162,6 +163,7 @@ def test_a_forked_child_owns_nothing() -> None:
     assert (returncode, out.split()) == (0, ["forked", "own", "parent"]), err
 
 
+@pytest.mark.fault("F10")
 def test_two_event_loops_one_after_the_other() -> None:
     """A handle of a finished loop says so; a new loop works; nothing of the first is left."""
     process = start(

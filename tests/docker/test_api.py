@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,47 +29,10 @@ from aviato.exceptions import (
     SandboxFailedError,
     SandboxResourceExhaustedError,
 )
-from aviato.models import NetworkOptions, Resources
+from aviato.models import NetworkOptions, PullProgress, PullState, Resources
+from tests.docker.conftest import ID, Serve
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Serve = Callable[[dict[str, Any]], Awaitable[Endpoint]]
-ID = "sbx-0123456789abcdef"
-VERSION = {"ApiVersion": "1.47", "MinAPIVersion": "1.24", "Version": "27.0"}
 IMAGE = {"Id": "sha256:1", "Config": {"Env": ["A=image", "B=image"], "User": "app", "WorkingDir": "/srv"}}
-
-
-@pytest.fixture
-async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start a daemon that answers from a table of paths, without their version."""
-    runners = []
-
-    async def start(table: dict[str, Any]) -> Endpoint:
-        async def answer(request: web.Request) -> web.StreamResponse:
-            path = request.path
-            if path.startswith("/v1."):
-                path = "/" + path.split("/", 2)[2]
-            found = {"/version": VERSION, "/info": {}, **table}.get(path)
-            if inspect.iscoroutinefunction(found):
-                response: web.StreamResponse = await found(request)
-                return response
-            if found is None:
-                return web.json_response({"message": f"no such thing: {path}"}, status=404)
-            if isinstance(found, tuple):
-                return web.json_response({"message": found[1]}, status=found[0])
-            return web.json_response(found)
-
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        runners.append(runner)
-        address = str(tmp_path / "docker.sock")
-        await web.UnixSite(runner, address).start()
-        return Endpoint("unix", address)
-
-    yield start
-    for runner in runners:
-        await runner.cleanup()
 
 
 async def opened(endpoint: Endpoint) -> Api:
@@ -179,18 +140,82 @@ async def test_why_an_image_cannot_be_had(
         assert request.query == {"fromImage": "x:1"}
         response = web.StreamResponse()
         await response.prepare(request)
-        await response.write(b'{"status": "Pulling"}\r\n')
+        await response.write(b'{"status": "Pulling fs layer", "id": "abc"}\r\n')
         await response.write(json.dumps({"error": said}).encode() + b"\r\n")
         return response
 
-    seen: list[dict[str, Any]] = []
+    seen: list[PullProgress] = []
     endpoint = await serve({"/images/create": pulling if late else (status, said)})
-    async with DockerEngine(endpoint, on_pull=seen.append) as engine:
+    async with DockerEngine(endpoint) as engine:
         with pytest.raises(AviatoError) as caught:
-            await engine.create(SandboxSpec(sandbox_id=ID, image="x:1"))
+            await engine.create(SandboxSpec(sandbox_id=ID, image="x:1", on_pull_progress=seen.append))
     assert type(caught.value) is kind
     assert said in str(caught.value)
-    assert seen == ([{"status": "Pulling"}] if late else [])
+    assert seen == ([PullProgress("abc", 0, 0, PullState.WAITING)] if late else [])
+
+
+async def test_what_is_told_of_a_pull(serve: Serve) -> None:
+    """Layers alone, with the size that was said once; what is no message ends the pull."""
+    said = [
+        {"status": "Pulling from library/x", "id": "1"},
+        {"status": "Already exists", "progressDetail": {}, "id": "old"},
+        {"status": "Pulling fs layer", "progressDetail": {}, "id": "new"},
+        {"status": "Downloading", "progressDetail": {"current": 3, "total": 10}, "id": "new"},
+        {"status": "Download complete", "progressDetail": {}, "id": "new"},
+        {"status": "Extracting", "progressDetail": {"current": 5, "total": 10}, "id": "new"},
+        {"status": "Extracting", "progressDetail": {"current": "?", "total": -1}, "id": "new"},
+        {"status": "Pull complete", "progressDetail": None, "id": "new"},
+        {"status": "Digest: sha256:1"},
+        ["no mapping"],
+    ]
+    text = b"".join(json.dumps(message).encode() + b"\r\n" for message in said)
+
+    async def pulling(request: web.Request) -> web.StreamResponse:
+        assert request.query == {"fromImage": "x", "tag": "latest"}
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for start in range(0, len(text), 7):
+            await response.write(text[start : start + 7])
+        await response.write(b"<html>\n")
+        return response
+
+    seen: list[PullProgress] = []
+    async with DockerEngine(await serve({"/images/create": pulling})) as engine:
+        with pytest.raises(EngineProtocolError, match="<html>"):
+            await engine.create(SandboxSpec(sandbox_id=ID, image="x", on_pull_progress=seen.append))
+    assert [(item.digest, item.state, item.bytes_done, item.bytes_total) for item in seen] == [
+        ("old", "present", 0, 0),
+        ("new", "waiting", 0, 0),
+        ("new", "downloading", 3, 10),
+        ("new", "downloaded", 10, 10),
+        ("new", "unpacking", 5, 10),
+        ("new", "unpacking", 0, 10),
+        ("new", "unpacked", 10, 10),
+    ]
+
+
+@pytest.mark.parametrize(("policy", "asks"), [("missing", 0), ("never", 0), ("always", 1)])
+async def test_when_a_registry_is_asked(serve: Serve, policy: Any, asks: int) -> None:
+    """For an image that is there only with `always`."""
+    pulls = []
+
+    async def pulling(request: web.Request) -> web.StreamResponse:
+        pulls.append(request.query["fromImage"])
+        return web.json_response({"status": "Status: Image is up to date"})
+
+    table = {"/images/x:1/json": IMAGE, "/images/create": pulling, "/containers/create": (500, "enough")}
+    async with DockerEngine(await serve(table)) as engine:
+        with pytest.raises(ApiError, match="enough"):
+            await engine.create(SandboxSpec(sandbox_id=ID, image="x:1", pull_policy=policy))
+    assert pulls == ["x:1"] * asks
+
+
+async def test_an_image_that_may_not_be_pulled(serve: Serve) -> None:
+    """Is not found, without a question to anybody."""
+    async with DockerEngine(await serve({})) as engine:
+        with pytest.raises(ImageNotFoundError, match="'x:1', and pull_policy is 'never'") as caught:
+            await engine.create(SandboxSpec(sandbox_id=ID, image="x:1", pull_policy="never"))
+    assert caught.value.hint == "aviato image pull --engine docker x:1"
 
 
 async def test_a_login_is_sent_with_a_pull(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +304,6 @@ def test_what_is_asked_for_reaches_the_daemon_and_the_agent() -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ({"secrets": ("token",)}, "secrets"),
         ({"network": NetworkOptions(egress_mode="internet", allow_hosts=("example.org",))}, "allow_hosts"),
         ({"network": NetworkOptions(ingress_mode="public")}, "egress_mode"),
         ({"network": NetworkOptions(exposed_ports=(80,))}, "ingress_mode"),

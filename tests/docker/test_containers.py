@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
 
 import pytest
 
@@ -19,6 +18,7 @@ from aviato.engines.docker.endpoint import Endpoint, find_endpoint
 from aviato.engines.docker.engine import DockerEngine
 from aviato.models import ExitReason, SandboxStatus
 from tests.helpers.docker import BARE_IMAGE, ask, containers
+from tests.helpers.proxy import Proxy
 from tests.local.support import becomes
 
 pytestmark = pytest.mark.docker
@@ -151,66 +151,13 @@ async def test_its_limits_hold_when_its_client_is_dead(tmp_path: Path) -> None:
     assert not set(names) & set(containers(running=False))
 
 
-class Proxy:
-    """A socket before the daemon's that can be told to cut connections."""
-
-    def __init__(self, folder: Path) -> None:
-        self.endpoint = Endpoint("unix", str(folder / "proxy.sock"))
-        self.pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.after: int | None = None
-
-    async def __aenter__(self) -> Self:
-        """Start it."""
-        self.server = await asyncio.start_unix_server(self._serve, self.endpoint.address)
-        return self
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        daemon = find_endpoint()
-        there, back = await asyncio.open_unix_connection(daemon.address)
-        self.pairs.append((writer, back))
-        for source, target in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._copy(source, target))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-
-    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                if self.after is not None:
-                    self.after -= len(data)
-                    if self.after <= 0:
-                        self.after = None
-                        self.cut()
-                        return
-                target.write(data)
-                await target.drain()
-        except ConnectionError:
-            pass
-        finally:
-            target.close()
-
-    def cut(self) -> None:
-        """Cut everything that is open."""
-        for pair in self.pairs:
-            for writer in pair:
-                writer.transport.abort()
-        self.pairs.clear()
-
-    async def __aexit__(self, *_error: object) -> None:
-        """End it."""
-        self.server.close()
-        self.cut()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
 async def test_a_stream_that_breaks_is_taken_up_again(tmp_path: Path) -> None:
     """Every byte of a command's output arrives once and in order, though the connection is cut in the middle."""
     async with Proxy(tmp_path) as proxy, DockerEngine(proxy.endpoint) as engine, aio.Session(engine=engine) as session:
         sandbox = await session.sandbox()
         process = sandbox.exec(["seq", "200000"])
         first = await anext(aiter(process.stdout))
-        proxy.after = 300_000
+        proxy.cut(after=300_000)
         rest = [line async for line in process.stdout]
         assert [int(line) for line in (first, *rest)] == list(range(1, 200_001))
         assert (await process).returncode == 0
@@ -224,7 +171,7 @@ async def test_a_create_that_is_cut_leaves_nothing(tmp_path: Path, after: int) -
     spec = SandboxSpec(sandbox_id=f"sbx-{after:0>16}")
     async with Proxy(tmp_path) as proxy, DockerEngine(proxy.endpoint) as engine:
         await engine.prune(dry_run=True)  # connect
-        proxy.after = after
+        proxy.cut(after)
         with contextlib.suppress(aviato.EngineError):
             info = await engine.create(spec)
             assert info.status is SandboxStatus.RUNNING

@@ -206,6 +206,8 @@ def test_context_manager_awaitable_and_iterator(root: Path) -> None:
             """Wait."""
         '''
     assert "class Thing(AwaitableHandle, ContextHandle):" in _generate(root, special)
+    other = special.replace("def __aenter__(self) -> Self", "def __aenter__(self) -> Other")
+    assert "class Thing(AwaitableHandle, EnteringHandle[Other]):" in _generate(root, other)
     reader = '''
         def __aiter__(self) -> AsyncIterator[T]:
             """Iterate."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.facade.script import running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault("F8")]
 
 START = """
 import threading, time

@@ -6,7 +6,7 @@ import pytest
 
 from tests.facade.script import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault("F12")]
 
 START = """
 import atexit, os, sys, threading, time

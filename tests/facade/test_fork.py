@@ -6,7 +6,7 @@ import pytest
 
 from tests.facade.script import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault("F9")]
 
 START = """
 import asyncio, gc, os, sys

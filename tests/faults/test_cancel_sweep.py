@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ import pytest
 from aviato import aio
 from aviato.testing import FakeEngine
 from tests.faults.sweep import cancelled_at
+from tests.helpers.docker import require_docker
+from tests.helpers.local import require_local
 
 Operation = Callable[[], Awaitable[Any]]
 Prepare = Callable[[aio.Session, aio.Sandbox], Awaitable[Operation]]
@@ -80,6 +82,32 @@ async def _map(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
     async def run() -> None:
         async with contextlib.aclosing(double.map((n,) for n in range(3))) as results:  # type: ignore[type-var]  # a generator
             assert [result async for result in results] == [0, 2, 4]
+
+    return run
+
+
+@operation("RemoteFunction.stream")
+async def _items(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
+    @session.function(concurrency=1)
+    def count(end: int) -> Iterator[int]:
+        yield from range(end)
+
+    async def run() -> None:
+        async with contextlib.aclosing(count.stream(3)) as items:  # type: ignore[type-var]  # a generator
+            assert [item async for item in items] == [0, 1, 2]
+
+    return run
+
+
+@operation("Pool.close", "Pool.__aenter__", "Pool.__aexit__", "Lease.__aenter__", "Lease.__aexit__")
+async def _pool(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
+    async def run() -> None:
+        pool = session.pool(1)
+        try:
+            async with pool, pool.acquire() as taken:
+                await taken.exec(["true"])
+        finally:
+            await asyncio.shield(pool.close())
 
     return run
 
@@ -234,6 +262,7 @@ ALL = list(dict.fromkeys(SWEPT.values()))
 
 
 @pytest.mark.parametrize("prepare", ALL, ids=lambda prepare: prepare.__name__[1:])
+@pytest.mark.fault("F17")
 async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
     """On FakeEngine: every suspension of every operation, until one runs through."""
     for at in range(1, MOST_SUSPENSIONS):
@@ -247,15 +276,22 @@ async def test_cancelled_anywhere_in_memory(prepare: Prepare) -> None:
     pytest.fail(f"more than {MOST_SUSPENSIONS} suspensions")
 
 
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+def real_engine(request: pytest.FixtureRequest) -> str:
+    """An engine of this machine, by its name."""
+    {"local": require_local, "docker": require_docker}[request.param]()
+    return str(request.param)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "prepare",
     [_result, _life, _find, _delete, _read, _write, _stream, _close],
     ids=lambda prepare: prepare.__name__[1:],
 )
-async def test_cancelled_anywhere_for_real(local_engine: None, prepare: Prepare) -> None:
-    """On the local engine: the first suspensions of those that start, stop and move bytes."""
-    del local_engine
+@pytest.mark.fault("F17")
+async def test_cancelled_anywhere_for_real(real_engine: str, prepare: Prepare) -> None:
+    """On the engines of this machine: the first suspensions of those that start, stop and move bytes."""
     for at in range(1, 13):
-        if not await _sweep("local", prepare, at):
+        if not await _sweep(real_engine, prepare, at):
             return

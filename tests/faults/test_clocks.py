@@ -46,6 +46,8 @@ PROGRAM = """
 import asyncio, sys, time
 from aviato import aio
 
+pytestmark = pytest.mark.fault("F6")
+
 shift = float(sys.argv[1])
 
 async def main():

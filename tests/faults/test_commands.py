@@ -40,6 +40,7 @@ async def sandbox(engine: Any) -> AsyncIterator[aio.Sandbox]:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.fault("F20")
 async def test_it_ends_exactly(sandbox: aio.Sandbox, name: str) -> None:
     """Code and output are those of the command, and nothing waits for what it left behind."""
     if name in ONLY_LOCAL and sandbox.engine_name != "local":
@@ -51,6 +52,7 @@ async def test_it_ends_exactly(sandbox: aio.Sandbox, name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 6, 8, 9, 10, 11, 12, 13, 14, 15, 24, 30, 31])
+@pytest.mark.fault("F20")
 async def test_every_deadly_signal(sandbox: aio.Sandbox, number: int) -> None:
     """The code is 128 and the signal, and the result names it."""
     result = await sandbox.exec(["sh", "-c", f"kill -{number} $$; sleep 600"])
@@ -66,6 +68,7 @@ async def test_one_that_ignores_the_end(engine: Any) -> None:
         assert (await process).returncode == 137
 
 
+@pytest.mark.fault("F22")
 async def test_a_full_disk_inside(engine: Any) -> None:
     """Writing a file fails with the reason, the old one stays, and no part of the new one is left."""
     if engine != "local":
@@ -85,6 +88,7 @@ async def test_a_full_disk_inside(engine: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["new\nline", " blank ", "-n", "ü€😀", "\\", "a" * 255, "\x01\x7f", "..x", "latin-\udce9"]
 )
+@pytest.mark.fault("F23")
 async def test_unusual_names(sandbox: aio.Sandbox, name: str) -> None:
     """Any name that a file can have is written and read, also one that is no UTF-8."""
     path = f"/tmp/odd/{name}"
@@ -114,6 +118,7 @@ async def test_a_file_that_grows_while_it_is_read(sandbox: aio.Sandbox) -> None:
     process.kill()
 
 
+@pytest.mark.fault("F23")
 async def test_a_sparse_file_is_not_swallowed(sandbox: aio.Sandbox) -> None:
     """A file can claim to be large: reading it by pieces can be left at any time."""
     if sandbox.engine_name != "local":

@@ -11,6 +11,8 @@ import aviato
 from aviato import aio
 from aviato.testing import FakeEngine
 
+pytestmark = pytest.mark.fault("F13")
+
 NUMBER = 10_000
 
 

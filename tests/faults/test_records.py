@@ -120,6 +120,7 @@ SPOILT: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.fault("F15")
 async def test_a_spoilt_record_is_set_aside(neighbour: aio.Sandbox, place: Path, name: str) -> None:
     """It is not listed, not found, and kept for a human; the others are listed as before."""
     SPOILT[name](place)
@@ -141,6 +142,7 @@ async def test_a_record_of_somebody_else_is_not_read(neighbour: aio.Sandbox, pla
 
 
 @pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.fault("F26")
 async def test_a_pid_that_is_somebody_elses_is_left_alone(neighbour: aio.Sandbox, place: Path, start: int) -> None:
     """The process of a record is known by pid and start time; pids come again."""
     victim = subprocess.Popen(["sleep", "600"])
@@ -162,6 +164,7 @@ async def test_groups_that_are_another_sandboxes_are_left_alone(neighbour: aio.S
     assert all(Path(group).is_dir() for group in groups)
 
 
+@pytest.mark.fault("F14")
 async def test_the_home_is_removed_below_a_running_sandbox(neighbour: aio.Sandbox) -> None:
     """Its own client goes on with it and stops it; others do not find it."""
     sandbox = aio.Sandbox.run(engine="local")

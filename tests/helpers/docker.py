@@ -129,6 +129,12 @@ def _import(name: str, content: bytes) -> None:
     )  # fmt: skip
 
 
+def root_with_python() -> bytes:
+    """Pack a root file system in which sandboxes run."""
+    return _root_of(_PACKAGES)
+
+
+@functools.cache
 def _root_of(packages: tuple[str, ...]) -> bytes:
     """Pack the files of installed Debian packages, and of those they need."""
     if shutil.which("dpkg-query") is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from aviato.engines.local.imageinfo import ImageInfo
+from aviato.engines.images import ImageInfo
 from aviato.engines.local.images import ImageStore
 from aviato.registry.platforms import here
 from aviato.registry.retries import Retries

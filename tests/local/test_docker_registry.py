@@ -16,8 +16,8 @@ import pytest
 from aviato import aio
 from aviato.engines.local.images import ImageStore
 from aviato.exceptions import AviatoAuthenticationError, ImageNotFoundError, ImagePlatformError
+from aviato.models import PullProgress
 from aviato.registry.platforms import here
-from aviato.registry.progress import PullProgress
 from tests.helpers.docker_registry import docker_registry, htpasswd, push, push_document
 from tests.helpers.registry import OCI_INDEX, Image, digest_of, index_of
 from tests.local.test_hostile_archives import listed

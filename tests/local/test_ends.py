@@ -50,6 +50,7 @@ async def test_stop_ends_forty_processes_that_ignore_it() -> None:
     assert not [path for path in groups_left() if sandbox.sandbox_id in path]
 
 
+@pytest.mark.fault("F19")
 async def test_a_killed_agent_is_named_with_its_signal() -> None:
     """The sandbox is lost, and the message says how in words."""
     sandbox = await aio.Sandbox.run(engine="local")
@@ -61,6 +62,7 @@ async def test_a_killed_agent_is_named_with_its_signal() -> None:
         await sandbox.wait_until_complete()
 
 
+@pytest.mark.fault("F7")
 async def test_a_killed_client_leaves_nothing() -> None:
     """Two seconds after its SIGKILL the sandbox, its directory and its groups are gone."""
     client = Client()
@@ -123,6 +125,7 @@ async def test_another_process_lists_and_stops() -> None:
     assert await becomes(lambda: not is_alive(client.supervisor))
 
 
+@pytest.mark.fault("F16")
 async def test_many_stops_at_once_agree() -> None:
     """Fifty callers get the same end of one sandbox."""
     sandbox = await aio.Sandbox.run(engine="local")

@@ -21,8 +21,8 @@ from aviato.exceptions import (
     ImageNotFoundError,
     ImagePlatformError,
 )
+from aviato.models import PullProgress, PullState
 from aviato.registry.platforms import here
-from aviato.registry.progress import PullProgress, PullState
 from tests.helpers.registry import (
     OCI_INDEX,
     OCI_LAYER,

@@ -21,7 +21,7 @@ from aviato.exceptions import (
     EngineConnectionError,
     SandboxResourceExhaustedError,
 )
-from aviato.registry.progress import PullProgress, PullState
+from aviato.models import PullProgress, PullState
 from aviato.registry.retries import Retries
 from tests.helpers.registry import (
     FakeRegistry,

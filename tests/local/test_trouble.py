@@ -104,6 +104,7 @@ def test_a_home_of_somebody_else(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
 @pytest.mark.parametrize("options", ["ro", "size=64k", "nr_inodes=8"])
+@pytest.mark.fault("F14")
 def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
     """The reason is the system's, there is one of it, and nothing is left on the disk that was full."""
     said = run(
@@ -118,6 +119,7 @@ def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+@pytest.mark.fault("F14")
 def test_a_disk_that_fills_up_later(tmp_path: Path) -> None:
     """Creating is refused, what runs goes on, and when there is space again all is well."""
     disk = tmp_path / "disk"
@@ -129,6 +131,7 @@ def test_a_disk_that_fills_up_later(tmp_path: Path) -> None:
     assert lines[2:] == ["goes on", "True", "again", "[]"], said
 
 
+@pytest.mark.fault("F11")
 def test_too_few_descriptors(tmp_path: Path) -> None:
     """The machine, or its limit, is exhausted: an error of that kind, and nothing hangs."""
     said = run(tmp_path / "home", shell="ulimit -n 20")

@@ -43,6 +43,7 @@ async def test_a_start_whose_reply_was_lost_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("operation", ["create", "connect"])
+@pytest.mark.fault("F18")
 async def test_a_stalled_start_ends_at_the_request_timeout(operation: str) -> None:
     """Nobody waits for ever, and nothing is left."""
     engine = FakeEngine()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from aviato import ProcessResult, aio
+from aviato import PoolStats, ProcessResult, aio
 
 
 async def session() -> None:
@@ -14,6 +14,17 @@ async def session() -> None:
         assert_type(session.sandbox(), aio.Sandbox)
         assert_type(await session.list(tags=["a"]), list[aio.Sandbox])
         assert_type(await session.close(), None)
+
+
+async def pool(session: aio.Session) -> None:
+    """Pools."""
+    async with session.pool(1) as pool, pool.acquire(policy="fail") as sandbox:
+        assert_type(pool, aio.Pool)
+        assert_type(sandbox, aio.Sandbox)
+    assert_type(pool.stats(), PoolStats)
+    assert_type(await pool.close(), None)
+    async for _ in pool.map(["echo", "{}"], range(3), ordered=False):
+        pass
 
 
 async def sandbox(sandbox: aio.Sandbox) -> None:

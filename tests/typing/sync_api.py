@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from typing import assert_type
 
 import aviato
-from aviato import OperationRef, Process, ProcessResult, Sandbox, SandboxDefaults, Session, StreamReader, StreamWriter
+from aviato import (
+    Lease,
+    Limits,
+    OperationRef,
+    Pool,
+    PoolStats,
+    Process,
+    ProcessResult,
+    Sandbox,
+    SandboxDefaults,
+    Session,
+    StreamReader,
+    StreamWriter,
+)
 
 
 def session(session: Session) -> None:
@@ -56,6 +69,19 @@ def process(sandbox: Sandbox) -> None:
     assert_type(ref.result(), ProcessResult)
 
 
+def pool(session: Session) -> None:
+    """Pools."""
+    with session.pool(2, warm=1, limits=Limits(running=4), reset="none", tags=["a"]) as pool:
+        assert_type(pool, Pool)
+    assert_type(pool.acquire(), Lease)
+    with pool.acquire(policy="grow", timeout=1) as sandbox:
+        assert_type(sandbox, Sandbox)
+    assert_type(pool.stats(), PoolStats)
+    assert_type(pool.close(), OperationRef[None])
+    for _ in pool.map(["echo", "{}"], range(3), journal="x"):
+        pass
+
+
 def several(sandbox: Sandbox) -> None:
     """Waiting for several."""
     processes = [sandbox.exec(["true"]) for _ in range(3)]
@@ -74,6 +100,8 @@ async def awaited(sandbox: Sandbox) -> None:
     async with aviato.Session() as session:
         assert_type(session, Session)
         assert_type(await session.list(), list[Sandbox])
+        async with session.pool(1) as pool, pool.acquire() as taken:
+            assert_type(taken, Sandbox)
     assert_type(await sandbox, Sandbox)
     assert_type(await sandbox.exec(["true"]), ProcessResult)
     async for line in sandbox.exec(["true"]).stdout:

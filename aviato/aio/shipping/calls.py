@@ -3,84 +3,75 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import codecs
 import logging
 import random
 import secrets
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from aviato.aio.shipping.inside.carried import NotCarried, dumps
-from aviato.aio.shipping.program import program
-from aviato.exceptions import (
-    AviatoError,
-    FunctionSerializationError,
-    SandboxExecutionError,
-    SandboxFileError,
-    SandboxNotRunningError,
-    SandboxTimeoutError,
-)
+from aviato.aio._keeper import Keeper, Kept
+from aviato.aio.shipping import outcomes
+from aviato.aio.shipping.inside.runner import ITEM, TOKEN_BYTES
+from aviato.aio.shipping.interpreter import Answer, Interpreter, OnItem
+from aviato.aio.shipping.program import message, program
+from aviato.exceptions import AviatoError, SandboxExecutionError, SandboxNotRunningError, SandboxTimeoutError
+from aviato.models import ExitReason
 
 if TYPE_CHECKING:
-    from aviato.aio.process import Process
-    from aviato.aio.sandbox import Sandbox
     from aviato.aio.session import Session
-    from aviato.models import ProcessResult
+    from aviato.aio.shipping.carrier import Carrier
 
-RESULT_LIMIT = 1024**3
-"""Bytes of JSON that a result may have."""
 _BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 5.0
-_DEATH_SECONDS = 5.0
-_JSON_HINT = "Values are None, bool, int, finite float, str, and lists and dicts (with str keys) of these."
 _log = logging.getLogger("aviato")
 
-
-class _Slot:
-    """A sandbox with the runner and the bundle in it; it serves one call at a time."""
-
-    def __init__(self, sandbox: Sandbox, folder: str) -> None:
-        self.sandbox = sandbox
-        self.folder = folder
-        self.prepared = False
-        self.old_results: list[str] = []
+Pieces = Sequence[bytes | memoryview]
 
 
 class Calls:
-    """Runs calls in at most `concurrency` sandboxes of a session, which are kept for further calls."""
+    """Runs calls in at most `concurrency` sandboxes of a session, each with a warm interpreter that is kept."""
 
     def __init__(
         self,
         session: Session,
         name: str,
-        bundle: Callable[[], bytes],
+        shipped: Callable[[], tuple[bytes, Carrier]],
         *,
         timeout_seconds: float | None,
         concurrency: int,
         retries: int,
+        fresh: bool,
+        on_output: Callable[[str, str], object] | None,
         config: dict[str, Any],
     ) -> None:
         self._session = session
         self._name = name
-        self._bundle = bundle
+        self._shipped = shipped
         self._timeout_seconds = timeout_seconds
         self._retries = retries
-        self._config = config
-        self._temp_dir = session.defaults.with_overrides(**config).temp_dir.rstrip("/")
-        self._free = asyncio.Semaphore(concurrency)
-        self._idle: list[_Slot] = []
+        self._fresh = fresh
+        self._on_output = on_output
+        session.defaults.with_overrides(**config)  # what cannot be is said now
+        self._keeper = Keeper(lambda: session.sandbox(**config), most=concurrency, label=f"function {name}")
         self._finishing: set[asyncio.Task[None]] = set()
 
-    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call; errors as `RemoteFunction.remote`."""
-        try:
-            body = b"[%b,%b]" % (dumps(list(args), "args"), dumps(kwargs, "kwargs"))
-        except NotCarried as error:
-            raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=_JSON_HINT) from None
+    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, keeper: Keeper | None = None) -> Any:
+        """Run one call and return its result; errors as `RemoteFunction.remote`.
+
+        Args:
+            args: Its arguments.
+            kwargs: Its arguments by name.
+            keeper: Whose sandboxes to use; None is the function's own.
+        """
+        carrier = self._shipped()[1]
+        pieces = carrier.pack_arguments(args, kwargs)
         attempt = 0
         while True:
             try:
-                return await self._once(body)
+                answer, sandbox_id = await self._once(pieces, keeper or self._keeper, None)
+                break
             except AviatoError as error:
                 if not error.is_infrastructure or attempt >= self._retries or self._session.closed:
                     raise
@@ -88,163 +79,173 @@ class Calls:
             pause = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2**attempt)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreading load is no secret
             attempt += 1
+        return outcomes.result_of(answer, carrier.unpack_result, self._name, carrier.result_hint, sandbox_id)
 
-    async def _once(self, body: bytes) -> Any:
-        await self._free.acquire()
-        slot: _Slot | None = None
-        process: Process | None = None
+    async def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        """Run one call of a generator and yield its items as they come; it is not repeated.
+
+        Leaving the iteration early kills the call. Errors as `RemoteFunction.stream`.
+        """
+        carrier = self._shipped()[1]
+        pieces = carrier.pack_arguments(args, kwargs)
+        items: deque[bytes] = deque()
+        news = asyncio.Event()
+        serving: list[Interpreter] = []
+
+        def take(item: bytes) -> None:
+            items.append(item)
+            news.set()
+
+        call = asyncio.get_running_loop().create_task(
+            self._once(pieces, self._keeper, take, serving), name="aviato-call"
+        )
+        call.add_done_callback(lambda _: news.set())
         try:
             while True:
-                slot, kept = self._take()
-                if not slot.prepared:
-                    await slot.sandbox.write_file(f"{slot.folder}/runner.py", program())
-                    await slot.sandbox.write_file(f"{slot.folder}/bundle.json", self._bundle())
-                    slot.prepared = True
-                path = f"{self._temp_dir}/.aviato-result-{secrets.token_hex(16)}"
-                header = json.dumps({"result": path, "forget": slot.old_results})
-                process = slot.sandbox.exec(
-                    ["python3", "-X", "utf8", f"{slot.folder}/runner.py", f"{slot.folder}/bundle.json"],
-                    stdin=b"%b\n%b" % (header.encode("ascii"), body),
-                    timeout_seconds=self._timeout_seconds,
-                )
-                try:
-                    result = await process.result()
-                except SandboxNotRunningError:
-                    if not kept:
-                        raise
-                    await self._end(slot)  # it had ended between two calls, so this call never began
-                    slot = process = None
-                    continue
-                slot.old_results = [path]
-                answer = await self._answer(slot.sandbox, path, result)
-                break
-        except BaseException as error:
-            await self._finish(slot, process, error)
+                while items:
+                    item = items.popleft()
+                    serving[0].taken(len(item))
+                    printed = serving[0].printed()
+                    yield outcomes.believed(
+                        carrier.unpack_item,
+                        item,
+                        printed,
+                        name=self._name,
+                        values_hint=carrier.result_hint,
+                        sandbox_id=serving[0].sandbox_id,
+                    )
+                if call.done():
+                    answer, sandbox_id = call.result()
+                    outcomes.result_of(answer, lambda _: None, self._name, carrier.result_hint, sandbox_id)
+                    return
+                news.clear()
+                await news.wait()
+        finally:
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+    async def _once(
+        self, pieces: Pieces, keeper: Keeper, on_item: OnItem | None, serving: list[Interpreter] | None = None
+    ) -> tuple[Answer, str]:
+        while True:
+            kept = await keeper.take()
+            try:
+                interpreter = await self._interpreter(kept)
+            except SandboxNotRunningError:
+                await self._finish(keeper, kept, None)
+                if kept.uses > 1:
+                    continue  # it had ended between two calls, so this one never began
+                raise
+            except BaseException as error:
+                own = isinstance(error, SandboxExecutionError) and not error.is_infrastructure
+                await self._finish(keeper, kept, None, reusable=own)
+                raise
+            break
+        if serving is not None:
+            serving.append(interpreter)
+        try:
+            answer = await self._served(interpreter, pieces, on_item)
+        except BaseException:
+            await self._finish(keeper, kept, interpreter)
             raise
-        self._idle.append(slot)
-        self._free.release()
-        return self._value(answer, result, slot.sandbox.sandbox_id)
+        await keeper.give_back(kept, reusable=True)
+        return answer, interpreter.sandbox_id
 
-    def _take(self) -> tuple[_Slot, bool]:
-        """Return an idle sandbox that still runs, else a new one, and whether it was idle."""
-        while self._idle:
-            slot = self._idle.pop()
-            if not slot.sandbox.status.is_terminal:
-                return slot, True
-        folder = f"{self._temp_dir}/.aviato-{secrets.token_hex(8)}"
-        return _Slot(self._session.sandbox(**self._config), folder), False
+    async def _interpreter(self, kept: Kept) -> Interpreter:
+        """Return the sandbox's interpreter for this function; a new one when it has none that lives."""
+        found = kept.attached.get(self)
+        if isinstance(found, Interpreter) and found.usable:
+            return found
+        life = kept.sandbox._life  # noqa: SLF001 - calls use sandboxes below their handles
+        token = secrets.token_bytes(TOKEN_BYTES)
+        start = [message(program()), message(self._shipped()[0]), message(token), message(b"1" if self._fresh else b"")]
+        made = Interpreter(await life.ready(), self._name, token, start)
+        kept.attached[self] = made
+        limit = asyncio.timeout(life.request_timeout)
+        try:
+            async with limit:
+                await made.ready()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            printed = made.printed(-1, 0, ExitReason.TIMEOUT)
+            await made.kill()
+            raise SandboxTimeoutError(
+                f"what {self._name} needs was not imported and defined within "
+                f"request_timeout_seconds={life.request_timeout:g}",
+                exec_result=printed,
+                sandbox_id=kept.sandbox.sandbox_id,
+            ) from error
+        if isinstance(made.ended, AviatoError):
+            raise made.ended
+        kept.spared_pids.add(made.pid)  # its fork that waits for a turn is a child of it
+        if made.ended is not None:
+            raise outcomes.ended(made.ended, self._name, kept.sandbox.sandbox_id)
+        return made
 
-    async def _finish(self, slot: _Slot | None, process: Process | None, error: BaseException) -> None:
+    async def _served(self, interpreter: Interpreter, pieces: Pieces, on_item: OnItem | None) -> Answer:
+        sandbox_id = interpreter.sandbox_id
+        told = None if self._on_output is None else _Decoded(self._on_output)
+        under_way = interpreter.call(pieces, on_output=told, on_item=on_item)
+        limit = asyncio.timeout(self._timeout_seconds)
+        try:
+            async with limit:
+                answer = await under_way
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise SandboxTimeoutError(
+                f"a call of {self._name} ran longer than {self._timeout_seconds:g} s and was killed",
+                exec_result=interpreter.printed(137, 9, ExitReason.TIMEOUT),
+                sandbox_id=sandbox_id,
+            ) from error
+        if not answer.kind:
+            raise outcomes.ended(answer.printed, self._name, sandbox_id)
+        if answer.kind == ITEM:
+            raise SandboxExecutionError(
+                f"{self._name} gave a generator, whose items only stream() brings",
+                exec_result=answer.printed,
+                sandbox_id=sandbox_id,
+            )
+        return answer
+
+    async def _finish(
+        self, keeper: Keeper, kept: Kept, interpreter: Interpreter | None, *, reusable: bool = False
+    ) -> None:
         """Give the place of a failed call back once nothing of it runs, also when the caller is cancelled again."""
-        if slot is None:
-            self._free.release()
-            return
-        own = (SandboxExecutionError, FunctionSerializationError)
-        timed_out = isinstance(error, SandboxTimeoutError) and not error.is_infrastructure
         task = asyncio.get_running_loop().create_task(
-            self._clear(slot, process, reusable=isinstance(error, own) or timed_out), name="aviato-call-end"
+            self._clear(keeper, kept, interpreter, reusable=reusable or interpreter is not None), name="aviato-call-end"
         )
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
         await asyncio.shield(task)
 
-    async def _clear(self, slot: _Slot, process: Process | None, *, reusable: bool) -> None:
-        try:
-            if not reusable and slot.prepared and process is not None and process.cancel():
-                ended = asyncio.Event()
-                process.add_done_callback(lambda _: ended.set())
-                try:
-                    async with asyncio.timeout(_DEATH_SECONDS):
-                        await ended.wait()
-                except TimeoutError:
-                    reusable = False
-                else:
-                    reusable = process.cancelled()
-            if reusable and not slot.sandbox.status.is_terminal:
-                self._idle.append(slot)
-            else:
-                await self._end(slot)
-        finally:
-            self._free.release()
-
-    async def _end(self, slot: _Slot) -> None:
-        try:
-            await slot.sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
-        except AviatoError as error:
-            _log.warning("a sandbox of %s could not be stopped; the session tries again: %s", self._name, error)
-
-    async def _answer(self, sandbox: Sandbox, path: str, result: ProcessResult) -> dict[str, Any]:
-        """Read and judge the result file; all of it is the word of an untrusted program."""
-        if result.returncode != 0:
-            self._no_result(result, sandbox.sandbox_id, None)
-        pieces: list[bytes] = []
-        size = 0
-        reader = sandbox.read_file_streaming(path)
-        try:
-            async for piece in reader:
-                pieces.append(piece)
-                size += len(piece)
-                if size > RESULT_LIMIT:
-                    raise SandboxExecutionError(
-                        f"the result of {self._name} has more than {RESULT_LIMIT} bytes",
-                        exec_result=result,
-                        sandbox_id=sandbox.sandbox_id,
-                        hint="Return less, or several pieces from several calls.",
-                    )
-        except SandboxFileError as error:
-            self._no_result(result, sandbox.sandbox_id, error)
-        finally:
-            await reader.close()
-        try:
-            answer = json.loads(b"".join(pieces), parse_constant=_no_constant)
-            if not isinstance(answer, dict) or len(answer.keys() & {"value", "error", "not_carried"}) != 1:
-                raise ValueError("it has neither a value nor an error")  # noqa: TRY301 - one place makes the error
-        except (ValueError, RecursionError) as error:
-            raise SandboxExecutionError(
-                f"the sandbox gave no proper result of {self._name}: {error}",
-                exec_result=result,
-                sandbox_id=sandbox.sandbox_id,
-            ) from error
-        return answer
-
-    def _no_result(self, result: ProcessResult, sandbox_id: str, cause: BaseException | None) -> NoReturn:
-        hints = {
-            126: "The sandbox's image has a python3 that cannot be run.",
-            127: "The sandbox's image has no python3 (3.8 or later); choose one with container_image=.",
-            137: "SIGKILL from nowhere usually means that the sandbox's memory limit was reached; see resources=.",
-        }
-        how = f"signal {result.signal}" if result.signal else f"return code {result.returncode}"
-        lines = result.stderr.strip().splitlines()
-        last = f"; its last words: {lines[-1][:300]}" if lines else ""
-        raise SandboxExecutionError(
-            f"the interpreter of {self._name} ended with {how} before the function returned{last}",
-            exec_result=result,
-            sandbox_id=sandbox_id,
-            hint=hints.get(result.returncode),
-        ) from cause
-
-    def _value(self, answer: dict[str, Any], result: ProcessResult, sandbox_id: str) -> Any:
-        if "value" in answer:
-            return answer["value"]
-        if "not_carried" in answer:
-            refused = FunctionSerializationError(f"{self._name} ran, but {answer['not_carried']}", hint=_JSON_HINT)
-            refused.exec_result = result
-            raise refused
-        told = answer["error"] if isinstance(answer["error"], dict) else {}
-        kind, message = str(told.get("type", "Exception")), str(told.get("message", ""))
-        defined = answer.get("stage") != "define"
-        hint = None if defined else "What it imports must be in the sandbox's image, at a version that has the names."
-        error = SandboxExecutionError(
-            f"{self._name} {'raised' if defined else 'could not be set up in the sandbox:'} {kind}: {message}",
-            exec_result=result,
-            exception_type=kind,
-            exception_message=message,
-            sandbox_id=sandbox_id,
-            hint=hint,
-        )
-        error.add_note(f"In the sandbox:\n{told.get('traceback', '')}".rstrip())
-        raise error
+    async def _clear(self, keeper: Keeper, kept: Kept, interpreter: Interpreter | None, *, reusable: bool) -> None:
+        if interpreter is not None and not interpreter.usable:
+            kept.attached.pop(self, None)
+            kept.spared_pids.discard(interpreter.pid)
+            try:
+                await interpreter.kill()
+            except AviatoError as error:
+                _log.info("a sandbox of %s is replaced: %s", self._name, error)
+                reusable = False
+        await keeper.give_back(kept, reusable=reusable and not kept.ended)
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+class _Decoded:
+    """Hands text on, however its bytes were cut."""
+
+    def __init__(self, on_output: Callable[[str, str], object]) -> None:
+        self._on_output = on_output
+        self._decoders: dict[str, codecs.IncrementalDecoder] = {}
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        decoder = self._decoders.get(stream)
+        if decoder is None:
+            decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data)
+        if text:
+            try:
+                self._on_output(stream, text)
+            except Exception:  # noqa: BLE001 - a user's callback must not harm the call
+                _log.exception("on_output failed")

@@ -10,25 +10,46 @@ import sys
 from types import CellType, FunctionType
 from typing import Any
 
+import attrs
+
 from aviato.aio.shipping import values
+from aviato.aio.shipping.annotations import classes_of
 from aviato.aio.shipping.names import read_names
 from aviato.aio.shipping.source import Place, enclosing_names, find_class, find_function, refuse
+from aviato.exceptions import FunctionSerializationError
 
 _GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
 _MISSING = object()
 Reference = list[Any]
 
 
-def collect(function: Any) -> bytes:
-    """Return a function's bundle as ASCII JSON.
+@attrs.frozen
+class Shipped:
+    """What a sandbox needs to run a function."""
 
-    Names that have no value yet are left to be found missing in the sandbox, as they would be here; a call later
-    collects again.
+    document: bytes
+    """The bundle, in ASCII JSON."""
+    classes: tuple[Any, ...]
+    """The classes, and functions of the user's, that both sides know by their place in this table."""
+    left_out: tuple[str, ...] = ()
+    """Why classes of the annotations are not in it."""
+
+
+def collect(function: Any, *, pickled: bool = False) -> Shipped:
+    """Return a function's bundle, with the classes that its values may have.
+
+    These are the classes that it uses, and those in its annotations, through their fields. A class that is only in
+    annotations and cannot be shipped is left out. Names that have no value yet are left to be found missing in the
+    sandbox, as they would be here; a call later collects again.
+
+    Args:
+        function: The function.
+        pickled: Its arguments are pickled, so that classes in annotations need no fields.
 
     Raises:
         FunctionSerializationError: Something it needs cannot be shipped; the message names it, the hint the way out.
     """
-    return _Collector().bundle(function)
+    return _Collector().bundle(function, pickled=pickled)
 
 
 def check_function(function: Any) -> None:
@@ -36,7 +57,7 @@ def check_function(function: Any) -> None:
 
     Raises:
         TypeError: It cannot be called.
-        FunctionSerializationError: It is a method, a class, a generator or not written in Python.
+        FunctionSerializationError: It is a method, a class or not written in Python.
     """
     if not callable(function):
         raise TypeError(f"a remote function must be a function, not {function!r}")
@@ -48,8 +69,6 @@ def check_function(function: Any) -> None:
     owner = raw.__qualname__.rpartition(".")[0]
     if owner and not owner.endswith("<locals>"):
         refuse(what, f"it is a method of {owner}", "Move it out of the class and pass what it needs as arguments.")
-    if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
-        refuse(what, "it is a generator, whose items have no way back yet", "Return a list instead of yielding.")
 
 
 class _Collector:
@@ -62,18 +81,53 @@ class _Collector:
         self.numbers: dict[int, int] = {}
         self.open: set[int] = set()
         self.current: dict[str, Any] = {}
+        self.files: list[str] = []  # of the functions; a class is often beside one that uses it
+        self.left_out: list[str] = []
+        self.imports: dict[int, tuple[Any, Reference]] = {}
 
-    def bundle(self, function: Any) -> bytes:
+    def bundle(self, function: Any, *, pickled: bool) -> Shipped:
         """Collect everything."""
         raw = inspect.unwrap(function)
         entry = self.function(function, f"function {raw.__qualname__!r}", raw.__code__.co_name)
+        needed = len(self.items)
+        for cls in classes_of(raw, without_fields=pickled):
+            self.annotated(cls, raw.__globals__)
+        table = self.table()
         document = {
             "entry": entry,
+            "needed": needed,
+            "classes": [reference for _, reference in table],
             "items": self.items,
             "spaces": [names for _, names, _ in self.spaces.values()],
             "links": [[[name, *link] for name, link in links.items()] for _, _, links in self.spaces.values()],
         }
-        return json.dumps(document).encode("ascii")
+        return Shipped(json.dumps(document).encode("ascii"), tuple(value for value, _ in table), tuple(self.left_out))
+
+    def annotated(self, cls: type, names: dict[str, Any]) -> None:
+        """Collect a class that only annotations name; what is missing there is no error until a value needs it."""
+        before = len(self.items), dict(self.known), dict(self.imports), dict(self.spaces), dict(self.numbers)
+        links = {number: dict(space[2]) for number, space in self.spaces.items()}
+        self.current = names
+        try:
+            self.reference(cls, f"class {cls.__qualname__!r}", cls.__name__, None)
+        except FunctionSerializationError as error:
+            self.left_out.append(error.message)
+            count, self.known, self.imports, self.spaces, self.numbers = before
+            del self.items[count:]
+            for number, kept in links.items():
+                self.spaces[number][2].clear()
+                self.spaces[number][2].update(kept)
+        else:
+            for number, space in self.spaces.items():
+                for name in space[2].keys() - links.get(number, {}).keys():
+                    space[2][name] = (True, space[2][name][1])
+        self.open.clear()
+        self.current = {}
+
+    def table(self) -> list[tuple[Any, Reference]]:
+        """List the classes and functions that are shipped, and the classes that are imported."""
+        shipped = {id(value): (value, reference) for value, reference in self.known.values()}
+        return [pair for pair in {**shipped, **self.imports}.values() if isinstance(pair[0], (type, FunctionType))]
 
     def space(self, names: dict[str, Any]) -> int:
         """Return the number of the namespace that stands for these globals."""
@@ -104,6 +158,8 @@ class _Collector:
                 f"{name or 'a value in it'} is {_shown(value)}, which has no source and no JSON form",
                 "Make it inside the function, or pass what it is made from as an argument.",
             )
+        if isinstance(value, type):
+            self.imports[id(value)] = (value, imported)
         return imported
 
     def function(self, value: Any, where: str, name: str) -> Reference:
@@ -132,6 +188,7 @@ class _Collector:
             return self.known[id(value)][1]
         reference = ["item", -1]
         self.known[id(value)] = self.known[id(raw)] = (value, reference)
+        self.files.append(place.file)
         node = place.node
         assert not isinstance(node, ast.ClassDef)  # noqa: S101 - narrows the type
         cells = dict(zip(raw.__code__.co_freevars, raw.__closure__ or (), strict=True))
@@ -152,7 +209,7 @@ class _Collector:
         module = sys.modules.get(value.__module__)
         same = self.current.get("__name__") == value.__module__
         names = self.current if same or module is None else vars(module)
-        place = find_class(value, names, what)
+        place = find_class(value, names, what, self.files)
         cells: dict[str, CellType] = {}
         for member in vars(value).values():
             member = getattr(member, "__func__", None) or getattr(member, "fget", None) or member  # noqa: PLW2901 - the function in it

@@ -6,6 +6,7 @@ import ast
 import inspect
 import linecache
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, NoReturn
@@ -151,13 +152,13 @@ def _files_of(cls: type, names: dict[str, Any]) -> list[str]:
     return list(files)
 
 
-def find_class(cls: type, names: dict[str, Any], what: str) -> Place:
-    """Find the definition of a class, also of one from a notebook cell.
+def find_class(cls: type, names: dict[str, Any], what: str, near: Iterable[str] = ()) -> Place:
+    """Find the definition of a class, also of one from a notebook cell, or in the files `near`.
 
     Raises:
         FunctionSerializationError: Its source cannot be had.
     """
-    for file in _files_of(cls, names):
+    for file in dict.fromkeys((*_files_of(cls, names), *near)):
         lines = tuple(linecache.getlines(file, names))
         if not lines:
             continue

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from aviato.aio.shipping.source import Place, refuse
 
@@ -60,7 +60,7 @@ def remote_original(value: Any) -> Any:
     return getattr(value, "_core", value).__aviato_function__
 
 
-def describe(  # noqa: C901, PLR0911 - a table of kinds, each with its own answer
+def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its own answer
     value: Any, part: Callable[[Any], Reference], where: str, above: set[int]
 ) -> Reference | None:
     """Return what stands for plain data, a module, or one of the few objects with a known recipe; else None."""
@@ -94,6 +94,8 @@ def describe(  # noqa: C901, PLR0911 - a table of kinds, each with its own answe
     if isinstance(value, pathlib.PurePath) and is_installed(kind.__module__):
         public = next(cls for cls in kind.__mro__ if hasattr(pathlib, cls.__name__))
         return ["call", ["import", "pathlib", public.__name__], [_literal(str(value), where)]]
+    if kind is TypeVar:  # its bounds mean nothing there
+        return ["call", ["import", "typing", "TypeVar"], [_literal(thing.__name__, where)]]
     if kind is logging.Logger:
         return ["call", ["import", "logging", "getLogger"], [_literal(value.name, where)]]
     if kind is functools.partial and not thing.keywords:

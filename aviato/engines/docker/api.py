@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker import ssh
@@ -39,6 +39,7 @@ class Api:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.seconds = REQUEST_SECONDS
         self.version: dict[str, Any] = {}
         self._prefix = ""
         self._session: aiohttp.ClientSession | None = None
@@ -105,14 +106,16 @@ class Api:
         body: Any = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float = REQUEST_SECONDS,
+        seconds: float | None = None,
     ) -> Any:
         """Ask, and return the answer: JSON, bytes if it is none, None if it is empty.
 
         Raises:
             ApiError: The daemon answered with an error; `what` says what it was asked to do.
-            EngineConnectionError: It cannot be reached, or did not answer in `seconds`.
+            EngineConnectionError: It cannot be reached, or did not answer in `seconds`; `outcome` says whether it may
+                have done what it was asked for.
         """
+        seconds = self.seconds if seconds is None else seconds
         content_file = None if data is None else io.BytesIO(data)  # sent piece by piece
         with self._explained(what, seconds):
             async with await self._send(
@@ -131,15 +134,18 @@ class Api:
         what: str,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[bytes]:
-        """Ask, and iterate over the answer as it comes, without an end to wait for.
+        data: AsyncIterable[bytes] | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """Ask, and iterate over the answer as it comes, without an end to wait for; what `data` raises goes through.
 
         Raises:
             ApiError: The daemon answered with an error.
             EngineConnectionError: It cannot be reached, or the connection broke.
         """
         with self._explained(what, None):
-            async with await self._send(method, path, what, None, params=params, headers=headers) as response:
+            async with await self._send(
+                method, path, what, None, params=params, headers=headers, data=data
+            ) as response:
                 async for piece in response.content.iter_any():
                     yield piece
 
@@ -176,6 +182,9 @@ class Api:
             raise self._unreachable(error, what) from error
 
     def _unreachable(self, error: BaseException, what: str) -> EngineConnectionError:
+        import aiohttp  # noqa: PLC0415 - loaded long ago
+
+        unsent = isinstance(error, (aiohttp.ClientConnectorError, FileNotFoundError, ConnectionRefusedError))
         number = getattr(error, "errno", None) or getattr(getattr(error, "os_error", None), "errno", None)
         hints = {
             2: "Is it running, and there? See `docker context ls`, DOCKER_HOST, or `systemctl start docker`.",
@@ -188,6 +197,7 @@ class Api:
             f"the Docker daemon at {self.endpoint}{found} cannot be reached to {what}: {text}",
             hint=hints.get(number or 0),
             retryable=True,
+            outcome=Outcome.NOT_APPLIED if unsent else Outcome.UNKNOWN,
         )
 
     async def raw_connection(self, protocol: asyncio.Protocol) -> asyncio.Transport:

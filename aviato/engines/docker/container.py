@@ -6,13 +6,13 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
 import cattrs
 
-from aviato.engines.base import SandboxSpec
+from aviato.engines.base import SECRETS_DIRECTORY, SandboxSpec
 from aviato.engines.docker import stage
 from aviato.engines.docker.records import make_labels
 from aviato.exceptions import CapabilityError
@@ -30,6 +30,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AGENT_CAPABILITIES = ("KILL", "SETGID", "SETPCAP", "SETUID")
 _LOG = {"Type": "json-file", "Config": {"max-size": "8m", "max-file": "2"}}
 _NOBODY = 65534
+_SECRETS_OPTIONS = "rw,noexec,nosuid,nodev,size=1m,mode=1777"
 
 
 @attrs.frozen
@@ -53,7 +54,7 @@ def refuse(spec: SandboxSpec) -> None:
     Raises:
         CapabilityError: Something was asked for that this engine does not have.
     """
-    for name, asked in (("secrets", spec.secrets), ("network.allow_hosts", spec.network.allow_hosts)):
+    for name, asked in (("network.allow_hosts", spec.network.allow_hosts),):
         if asked:
             raise CapabilityError(f"the Docker engine has no {name}", hint=f"Leave {name} out.")
     if spec.network.exposed_ports and spec.network.ingress_mode == "none":
@@ -64,6 +65,11 @@ def refuse(spec: SandboxSpec) -> None:
     if spec.network.ingress_mode == "public" and spec.network.egress_mode == "none":
         raise CapabilityError(
             'network.ingress_mode="public" needs egress_mode="internet": a network of Docker leads both ways'
+        )
+    if spec.read_only and spec.mounted_files:
+        raise CapabilityError(
+            "mounted_files: a Docker daemon puts no files into a container whose file system is read-only",
+            hint="Leave read_only out, or bring the files in an image or a volume.",
         )
     if spec.resources.gpu_type is not None:
         raise CapabilityError("resources.gpu.type: a Docker daemon does not choose among kinds of GPUs")
@@ -96,7 +102,7 @@ def make_plan(spec: SandboxSpec, image: Mapping[str, Any], name: str, token: str
         "Entrypoint": [*stage.PYTHON, stage.WAIT],
         "Cmd": [],
         "User": "0:0",
-        "WorkingDir": working_dir,
+        "WorkingDir": "/" if spec.read_only else working_dir,  # the daemon would make it, and with the mode it likes
         "Env": [f"{stage.TOKEN_VARIABLE}={token}"],
         "Hostname": "sandbox",
         "Healthcheck": {"Test": ["NONE"]},
@@ -104,7 +110,7 @@ def make_plan(spec: SandboxSpec, image: Mapping[str, Any], name: str, token: str
         "NetworkDisabled": spec.network.egress_mode == "none",
         "ExposedPorts": {f"{port}/tcp": {} for port in _ports(spec)},
         "Labels": make_labels(spec, name, _digest(spec, image["Id"]), _isolation(spec, daemon)),
-        "HostConfig": _host_config(spec),
+        "HostConfig": _host_config(spec, () if settings.get("WorkingDir") == working_dir else (working_dir,)),
     }
     return Plan(body, _archive(spec), _agent_config(spec, settings, working_dir))
 
@@ -113,7 +119,19 @@ def _ports(spec: SandboxSpec) -> tuple[int, ...]:
     return spec.network.exposed_ports if spec.network.ingress_mode == "public" else ()
 
 
-def _host_config(spec: SandboxSpec) -> dict[str, Any]:
+def _in_memory(spec: SandboxSpec, working_dirs: Collection[str]) -> dict[str, str]:
+    """Name the places that are file systems in memory, with their options: all that can be written when little can."""
+    places = {}
+    if spec.read_only:
+        size = spec.resources.disk_bytes or (spec.resources.memory_bytes or MEMORY_BYTES) // 4
+        for place in {spec.temp_dir, *working_dirs} - {"/"}:
+            places[place] = f"rw,exec,nosuid,nodev,size={size},mode=1777"
+    if spec.secrets:
+        places[SECRETS_DIRECTORY] = _SECRETS_OPTIONS  # in no layer that could be exported
+    return places
+
+
+def _host_config(spec: SandboxSpec, working_dirs: Collection[str]) -> dict[str, Any]:
     memory = spec.resources.memory_bytes or MEMORY_BYTES
     config: dict[str, Any] = {
         "NetworkMode": "none" if spec.network.egress_mode == "none" else "bridge",
@@ -133,12 +151,14 @@ def _host_config(spec: SandboxSpec) -> dict[str, Any]:
         "RestartPolicy": {"Name": "no"},
         "LogConfig": _LOG,
         "Mounts": [_volume(item) for item in spec.volumes],
+        "ReadonlyRootfs": spec.read_only,
+        "Tmpfs": _in_memory(spec, working_dirs),
     }
     if spec.resources.cpu_millicores is not None:
         config["NanoCpus"] = spec.resources.cpu_millicores * 1_000_000
     if spec.resources.memory_request_bytes is not None:
         config["MemoryReservation"] = spec.resources.memory_request_bytes
-    if spec.resources.disk_bytes is not None:
+    if spec.resources.disk_bytes is not None and not spec.read_only:
         config["StorageOpt"] = {"size": str(spec.resources.disk_bytes)}
     if spec.resources.gpu_count:
         config["DeviceRequests"] = [{"Count": spec.resources.gpu_count, "Capabilities": [["gpu"]]}]
@@ -176,6 +196,7 @@ def _agent_config(spec: SandboxSpec, settings: Mapping[str, Any], working_dir: s
         "idle_ms": round((spec.idle_timeout_seconds or 0) * 1000),
         "orphan_ms": 0 if spec.detached else max(1, round(orphan * 1000)),
         "stop_at_sigterm": True,
+        "secrets": [(encode(f"{SECRETS_DIRECTORY}/{name}"), encode(value)) for name, value in spec.secrets.items()],
         "directories": [(encode(spec.temp_dir), 0o1777)],
     }
 
@@ -186,7 +207,7 @@ def _isolation(spec: SandboxSpec, daemon: Mapping[str, Any]) -> Isolation:
     notes = []
     if not shifted:
         notes.append("the container's users are those of the machine: the daemon does not shift user ids")
-    if spec.resources.disk_bytes is None:
+    if spec.resources.disk_bytes is None and not spec.read_only:
         notes.append("what it writes is limited by the daemon's disk only")
     if spec.resources.cpu_millicores is None:
         notes.append("CPU time is not limited: none was asked for")
@@ -202,7 +223,7 @@ def _isolation(spec: SandboxSpec, daemon: Mapping[str, Any]) -> Isolation:
         memory=has("MemoryLimit"),
         pids=has("PidsLimit"),
         cpu=Protection.NONE if spec.resources.cpu_millicores is None else Protection.HARD,
-        disk=Protection.NONE if spec.resources.disk_bytes is None else Protection.HARD,
+        disk=Protection.HARD if spec.read_only or spec.resources.disk_bytes is not None else Protection.NONE,
         network=Protection.HARD if spec.network.egress_mode == "none" else Protection.NONE,
         notes=tuple(notes),
     )
@@ -210,7 +231,9 @@ def _isolation(spec: SandboxSpec, daemon: Mapping[str, Any]) -> Isolation:
 
 def _digest(spec: SandboxSpec, image_id: str) -> str:
     """Digest all that a sandbox is made from, to know a repeated request from another one under the same id."""
-    lasting = cattrs.unstructure(attrs.evolve(spec, mounted_files=()))
+    lasting = cattrs.unstructure(
+        attrs.evolve(spec, mounted_files=(), on_pull_progress=None, secrets=dict.fromkeys(spec.secrets, ""))
+    )
     digest = hashlib.sha256(json.dumps([image_id, lasting], sort_keys=True, default=str).encode())
     for file in spec.mounted_files:
         digest.update(f"{file.path}\0{len(file.content)}\0".encode())

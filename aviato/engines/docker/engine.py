@@ -24,12 +24,14 @@ from aviato.engines.docker import exits, logs, records, stage
 from aviato.engines.docker.api import Api, ApiError
 from aviato.engines.docker.container import Plan, make_plan
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
+from aviato.engines.docker.events import attended
 from aviato.engines.docker.hijack import ExecStream
-from aviato.engines.docker.images import DEFAULT_IMAGE, Progress, ensure_image
+from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
 from aviato.engines.docker.refusals import explain_start
 from aviato.exceptions import (
     EngineConnectionError,
     EngineError,
+    Outcome,
     SandboxFailedError,
     SandboxLostError,
     SandboxNotFoundError,
@@ -46,6 +48,9 @@ _CREATES_AT_ONCE = 16
 _KILL_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 0.5
 _OPEN_SECONDS = 20.0
+_UNDO_SECONDS = 10.0
+_QUIET_SECONDS = 30.0
+_UNSTARTED_SECONDS = 600.0
 _CLOCK_MARGIN = 2.0
 _RACE_SECONDS, _RACE_STEP = 2.0, 0.02
 
@@ -55,18 +60,16 @@ class DockerEngine(Engine):
 
     name = "docker"
 
-    def __init__(self, endpoint: Endpoint | None = None, *, on_pull: Progress | None = None) -> None:
+    def __init__(self, endpoint: Endpoint | None = None) -> None:
         """Find the daemon; it is asked nothing yet.
 
         Args:
             endpoint: Where it is; None: where the docker command would find it.
-            on_pull: Called with each message about an image that is being pulled.
 
         Raises:
             ConfigurationError: A setting of Docker's has a bad value.
         """
         self._api = Api(endpoint or find_endpoint())
-        self._on_pull = on_pull
         self._daemon: dict[str, Any] = {}
         self._creating: dict[str, asyncio.Future[None]] = {}
         self._creates = asyncio.Semaphore(_CREATES_AT_ONCE)
@@ -76,6 +79,8 @@ class DockerEngine(Engine):
         self._kept: deque[str] = deque()
         self._since = 0.0
         self._closed = False
+        self.undo_seconds = _UNDO_SECONDS
+        self.quiet_seconds = _QUIET_SECONDS
 
     @property
     def capabilities(self) -> Capabilities:
@@ -86,8 +91,9 @@ class DockerEngine(Engine):
             egress=True,
             ports=True,
             volumes=True,
-            secrets=False,
+            secrets=True,
             users=True,
+            read_only=True,
             runtimes=tuple(sorted(self._daemon.get("Runtimes") or ())),
         )
 
@@ -101,7 +107,7 @@ class DockerEngine(Engine):
     # Making
 
     async def create(self, spec: SandboxSpec) -> SandboxInfo:
-        """Create and start a sandbox, pulling its image when it is missing; see `Engine.create`."""
+        """Create and start a sandbox, pulling its image when that is wanted; see `Engine.create`."""
         await self._open()
         sandbox_id = spec.sandbox_id
         while (other := self._creating.get(sandbox_id)) is not None:
@@ -109,7 +115,7 @@ class DockerEngine(Engine):
         mark = self._creating[sandbox_id] = asyncio.get_running_loop().create_future()
         try:
             name = spec.image or DEFAULT_IMAGE
-            image = await ensure_image(self._api, name, self._on_pull)
+            image = await ensure_image(self._api, name, spec.pull_policy, spec.on_pull_progress)
             token = secrets.token_hex(16)
             plan = make_plan(spec, image, name, token, self._daemon)
             plan.config["last_words"] = token.encode()
@@ -123,26 +129,8 @@ class DockerEngine(Engine):
 
     async def _make(self, spec: SandboxSpec, plan: Plan, image: str) -> None:
         sandbox_id = spec.sandbox_id
-        creation = asyncio.ensure_future(
-            self._api.request(
-                "POST", "/containers/create", params={"name": sandbox_id}, body=plan.body, what="create a container"
-            )
-        )
-        try:
-            await asyncio.shield(creation)
-        except asyncio.CancelledError:
-            await asyncio.wait([creation])  # else it might appear after the removal
-            if not creation.cancelled() and creation.exception() is None:
-                await self._remove(sandbox_id)
-            raise
-        except ApiError as error:
-            if error.status == _CONFLICT and await self._is_same(spec, plan):
-                return
-            if error.status == _CONFLICT:
-                raise SandboxFailedError(
-                    f"the id {sandbox_id} is in use by a sandbox with another specification", sandbox_id=sandbox_id
-                ) from error
-            raise explain_start(error, spec, image) from error
+        if not await self._create_container(spec, plan, image):
+            return
         try:
             await self._run(spec, plan)
         except ApiError as error:
@@ -154,6 +142,39 @@ class DockerEngine(Engine):
         self._attached.add(sandbox_id)
         if not spec.detached:
             self._made.add(sandbox_id)
+
+    async def _create_container(self, spec: SandboxSpec, plan: Plan, image: str) -> bool:
+        """Create it; false when it is there already, by an equal request."""
+        sandbox_id = spec.sandbox_id
+        creation = asyncio.ensure_future(
+            self._api.request(
+                "POST", "/containers/create", params={"name": sandbox_id}, body=plan.body, what="create a container"
+            )
+        )
+        try:
+            await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            await self._let_go(creation)  # else it might appear after the removal
+            if creation.cancelled() or isinstance(creation.exception(), EngineConnectionError):
+                self._made.add(sandbox_id)
+                await self._remove_surely(sandbox_id)
+            elif creation.exception() is None:
+                await self._remove_surely(sandbox_id)
+            raise
+        except EngineConnectionError as error:
+            if error.outcome is not Outcome.NOT_APPLIED:
+                self._made.add(sandbox_id)  # it may appear at any time: what removes it now is done again at the end
+                await self._remove_surely(sandbox_id)
+            raise
+        except ApiError as error:
+            if error.status == _CONFLICT and await self._is_same(spec, plan):
+                return False
+            if error.status == _CONFLICT:
+                raise SandboxFailedError(
+                    f"the id {sandbox_id} is in use by a sandbox with another specification", sandbox_id=sandbox_id
+                ) from error
+            raise explain_start(error, spec, image) from error
+        return True
 
     async def _is_same(self, spec: SandboxSpec, plan: Plan) -> bool:
         deadline = time.monotonic() + _RACE_SECONDS
@@ -205,13 +226,25 @@ class DockerEngine(Engine):
         return stream
 
     async def _remove_surely(self, sandbox_id: str) -> None:
-        """Remove what a failed start left, however often this is cancelled."""
+        """Remove what a failed start left, however often this is cancelled; what cannot be now, `close` removes."""
+        known = sandbox_id in self._made
+        self._made.add(sandbox_id)
         removal = asyncio.ensure_future(self._remove(sandbox_id))
-        while not removal.done():
+        await self._let_go(removal)
+        with contextlib.suppress(EngineError, asyncio.CancelledError):
+            if removal.result() or not known:
+                self._made.discard(sandbox_id)
+
+    async def _let_go(self, request: asyncio.Future[Any]) -> None:
+        """Wait for a request to end, however often this is cancelled, and end it when the daemon does not answer."""
+        deadline = time.monotonic() + self.undo_seconds
+        while not request.done() and (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([removal])
-        with contextlib.suppress(EngineError):
-            removal.result()
+                await asyncio.wait([request], timeout=left)
+        if not request.done():
+            request.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([request])
 
     # Looking
 
@@ -273,7 +306,8 @@ class DockerEngine(Engine):
         filters = {"label": [f"{records.USER_LABEL}={records.user_name()}"], "type": ["container"]}
         params = {"filters": json.dumps(filters), "since": f"{self._since:.9f}"}
         pending = b""
-        async for piece in self._api.stream("GET", "/events", params=params, what="tell its events"):
+        pieces = self._api.stream("GET", "/events", params=params, what="tell its events")
+        async for piece in attended(self._api, pieces, self.quiet_seconds):
             *lines, pending = (pending + piece).split(b"\n")
             for line in lines:
                 event = json.loads(line)
@@ -363,10 +397,11 @@ class DockerEngine(Engine):
         return True
 
     async def prune(self, *, dry_run: bool = False) -> tuple[str, ...]:
-        """Remove the containers of this user's sandboxes that have ended; see `Engine.prune`."""
+        """Remove the containers of this user's sandboxes that have ended, or were never started; see `Engine.prune`."""
         removed = []
         for summary in await self._summaries():
-            if records.is_over({"Status": summary["State"]}):
+            unstarted = summary["State"] == "created" and summary["Created"] < time.time() - _UNSTARTED_SECONDS
+            if unstarted or records.is_over({"Status": summary["State"]}):
                 removed.append(summary["Labels"][records.SANDBOX_LABEL])
                 if not dry_run:
                     await self._gently("DELETE", f"/containers/{summary['Id']}", params={"force": "1", "v": "1"})

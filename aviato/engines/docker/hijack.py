@@ -7,7 +7,9 @@ head of eight bytes: the stream's number, three zeros, and the length (Docker En
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from aviato.engines.docker.api import ApiError, error_text
@@ -22,7 +24,20 @@ _PIECE_HEAD = 8
 _LONGEST_PIECE = 1 << 30
 _STDOUT, _STDERR = 1, 2
 _COMPLAINT_BYTES = 2000
+ANSWER_SECONDS = 20.0
+"""How long the daemon, and a program that it starts, may take to say their first words."""
 _BODY = json.dumps({"Detach": False, "Tty": False}).encode()
+
+
+@contextlib.asynccontextmanager
+async def _limited(what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError as error:
+        if isinstance(error, EngineConnectionError):
+            raise
+        raise EngineConnectionError(f"{what} within {ANSWER_SECONDS:g} s", retryable=True) from error
 
 
 class ExecStream(asyncio.Protocol):
@@ -53,12 +68,13 @@ class ExecStream(asyncio.Protocol):
 
         Raises:
             ApiError: The daemon refused.
-            EngineConnectionError: It cannot be reached, or hung up.
+            EngineConnectionError: It cannot be reached, hung up, or did not answer.
         """
         stream = cls(api.path(f"/exec/{exec_id}/start"))
         transport = await api.raw_connection(stream)
         try:
-            await stream._opened
+            async with _limited("the Docker daemon did not open a stream into the container"):
+                await stream._opened
         except BaseException:
             transport.abort()
             raise
@@ -140,12 +156,13 @@ class ExecStream(asyncio.Protocol):
         """Read so many bytes of what the program writes, before a protocol takes over.
 
         Raises:
-            EngineConnectionError: The connection ended before.
+            EngineConnectionError: The connection ended before, or nothing came.
         """
         reader: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._wanted = count, reader
         self._serve_reader()
-        return await reader
+        async with _limited("the program in the container said nothing"):
+            return await reader
 
     async def expect(self, greeting: bytes) -> None:
         """Read what the program is to say first.
@@ -155,7 +172,7 @@ class ExecStream(asyncio.Protocol):
         """
         said = await self.read(len(greeting))
         if said != greeting:
-            said += self._early
+            said = (said + self._early)[:_COMPLAINT_BYTES]
             text = said.decode("utf-8", "replace").strip()
             raise EngineConnectionError(f"no program can be started in the container: {text}", retryable=True)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker.api import ApiError
@@ -15,20 +16,35 @@ from aviato.exceptions import (
     CapabilityError,
     EngineConnectionError,
     EngineError,
+    EngineProtocolError,
     ImageNotFoundError,
     SandboxResourceExhaustedError,
 )
+from aviato.models import PullProgress, PullState
 from aviato.registry import credentials
 from aviato.registry.names import Reference
 
 if TYPE_CHECKING:
+    from aviato._defaults import PullPolicy
     from aviato.engines.docker.api import Api
 
 DEFAULT_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 _NOT_FOUND = 404
+_LONGEST_MESSAGE = 1 << 20
 
-Progress = Callable[[dict[str, Any]], object]
-"""Is called with each message of a pull as the daemon sends it: `status`, `id` of the layer, `progressDetail`."""
+Progress = Callable[[PullProgress], object]
+_STATES = {
+    "Pulling fs layer": PullState.WAITING,
+    "Waiting": PullState.WAITING,
+    "Downloading": PullState.DOWNLOADING,
+    "Verifying Checksum": PullState.DOWNLOADED,
+    "Download complete": PullState.DOWNLOADED,
+    "Extracting": PullState.UNPACKING,
+    "Pull complete": PullState.UNPACKED,
+    "Already exists": PullState.PRESENT,
+}
+"""What a daemon says of a layer."""
+_WHOLE = {PullState.DOWNLOADED, PullState.UNPACKED, PullState.PRESENT}
 
 
 async def find_image(api: Api, name: str) -> dict[str, Any] | None:
@@ -42,17 +58,25 @@ async def find_image(api: Api, name: str) -> dict[str, Any] | None:
     return found
 
 
-async def ensure_image(api: Api, name: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Look an image up, pulling it when it is missing.
+async def ensure_image(
+    api: Api, name: str, policy: PullPolicy = "missing", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Look an image up, pulling it when the policy wants that.
 
     Raises:
-        ImageNotFoundError: No registry has it.
+        ImageNotFoundError: No registry has it, or none is to be asked.
         AviatoAuthenticationError: Its registry does not let this user have it.
         CapabilityError: There is none for the daemon's kind of machine.
         SandboxResourceExhaustedError: The daemon's disk is full.
         EngineError: The daemon failed, or reaches no registry.
     """
-    found = await find_image(api, name)
+    found = None if policy == "always" else await find_image(api, name)
+    if found is None and policy == "never":
+        raise ImageNotFoundError(
+            f"the Docker daemon has no image {name!r}, and pull_policy is 'never'",
+            image=name,
+            hint=f"aviato image pull --engine docker {name}",
+        )
     if found is None:
         await pull_image(api, name, progress)
         found = await find_image(api, name)
@@ -70,22 +94,70 @@ async def pull_image(api: Api, name: str, progress: Progress | None = None) -> N
         tag = "latest"
     params = {"fromImage": image, **({"tag": tag} if tag else {})}
     headers = {"X-Registry-Auth": await asyncio.to_thread(_login, name)}
-    pending = b""
+    report = _Layers(progress)
     try:
-        async for piece in api.stream(
-            "POST", "/images/create", what=f"pull the image {name}", params=params, headers=headers
-        ):
-            *lines, pending = (pending + piece).split(b"\n")
-            for line in lines:
-                if not line.strip():
-                    continue
-                message = json.loads(line)
+        what = f"pull the image {name}"
+        async with contextlib.aclosing(
+            messages(api, "POST", "/images/create", what=what, params=params, headers=headers)
+        ) as told:
+            async for message in told:
                 if "error" in message:
                     raise _explain(name, str(message["error"]))
-                if progress is not None:
-                    progress(message)
+                report.tell(message)
     except ApiError as error:
         raise _explain(name, error.said) from error
+
+
+async def messages(api: Api, method: str, path: str, **more: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """Ask for something that the daemon tells about while it does it, and iterate over what it tells.
+
+    Raises:
+        EngineProtocolError: It sent something else.
+        EngineError: As `Api.stream`.
+    """
+    pending = b""
+    async with contextlib.aclosing(api.stream(method, path, **more)) as pieces:
+        async for piece in pieces:
+            *lines, pending = (pending + piece).split(b"\n")
+            if len(pending) > _LONGEST_MESSAGE:
+                raise EngineProtocolError(f"the Docker daemon sent a message of more than {_LONGEST_MESSAGE >> 20} MiB")
+            for message in filter(None, map(_message, lines)):
+                yield message
+    last = _message(pending)
+    if last is not None:
+        yield last
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    if not line.strip():
+        return None
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise EngineProtocolError(f"the Docker daemon sent {line[:100]!r} where JSON is due") from error
+    return message if isinstance(message, dict) else None
+
+
+class _Layers:
+    """Turns what the daemon says of layers into what is told of every pull."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._sizes: dict[str, int] = {}
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Report a message, if it is about a layer."""
+        layer, state = message.get("id"), _STATES.get(str(message.get("status")))
+        if self._progress is None or state is None or not isinstance(layer, str):
+            return
+        detail = message.get("progressDetail")
+        numbers = detail if isinstance(detail, dict) else {}
+        total = numbers.get("total")
+        if isinstance(total, int) and total > 0:
+            self._sizes[layer] = total
+        size, current = self._sizes.get(layer, 0), numbers.get("current")
+        done = size if state in _WHOLE else current if isinstance(current, int) and current >= 0 else 0
+        self._progress(PullProgress(layer, done, size, state))
 
 
 def _login(name: str) -> str:

@@ -22,7 +22,7 @@ _LAST_LINES = 16
 
 
 async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords | None, str]:
-    """Read why the agent ended the sandbox, None when it did not say, and what the waiting program complained of."""
+    """Read why the agent ended the sandbox, None when it did not say, and what it or its loader complained of."""
     token = _token(container)
     found, complaint = None, ""
     params = {"stderr": "1", "tail": str(_LAST_LINES)}
@@ -32,7 +32,7 @@ async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords 
         if token and len(words) == 3 and words[0] == token:  # noqa: PLR2004 - the token and its two numbers
             with contextlib.suppress(ValueError):
                 found = LastWords(int(words[1]), int(words[2]))
-        elif words[:1] == [b"aviato:"]:
+        elif words[:1] == [b"aviato:"] or words[:2] == [b"aviato", b"agent:"]:
             complaint = data.decode("utf-8", "replace").strip()
     return found, complaint
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from aviato.engines.local.storefiles import ALONE_NOW, SHARED, is_current, lock
 from aviato.exceptions import EngineConnectionError, Outcome, SandboxResourceExhaustedError
-from aviato.registry.progress import PullProgress, PullState
+from aviato.models import PullProgress, PullState
 
 if TYPE_CHECKING:
     from hashlib import _Hash

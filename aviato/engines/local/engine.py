@@ -70,7 +70,7 @@ class LocalEngine(Engine):
             egress=network.why_not(network.find_program()) is None,
             ports=False,
             volumes=False,
-            secrets=False,
+            secrets=True,
             users=ids.can_shift() or ids.subordinate() is not None,
         )
 

@@ -216,6 +216,7 @@ class Held:
             "cwd": encode(agent["cwd"]),
             "user": encode(agent["user"]),
             "main": [encode(item) for item in agent["main"]] if agent["main"] else None,
+            "secrets": [(encode(path), encode(value)) for path, value in agent.pop("secrets").items()],
             "idle_ms": round(agent["idle"] * 1000),
             "memory_bytes": 0 if "memory" in self.supervisor.layout.controllers else self.job["limits"]["memory"],
         }

@@ -11,33 +11,6 @@ from aviato.exceptions import ImageNotFoundError
 
 
 @dataclass(frozen=True)
-class ImageInfo:
-    """One name in the store.
-
-    Attributes:
-        name: Name and tag.
-        kind: `"host"` for this machine's own root, else `"image"`.
-        digest: SHA-256 of an image's configuration, or of the files where there is none; empty for the host.
-        size_bytes: Bytes of all files; 0 for the host.
-        entries: How many files, directories and links were unpacked.
-        skipped: What was left out by an import, such as devices, and how many of each.
-        source: `"directory"`, `"rootfs"`, `"image"`, or empty for the host.
-        created: Seconds since the epoch.
-        command: What the image itself would start; sandboxes do not.
-    """
-
-    name: str
-    kind: str
-    digest: str = ""
-    size_bytes: int = 0
-    entries: int = 0
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    source: str = ""
-    created: float = 0.0
-    command: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class ResolvedImage:
     """What a name means at this moment.
 

@@ -28,11 +28,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from aviato.engines.images import ImageInfo
 from aviato.engines.local import ids, records
 from aviato.engines.local.archive import Limits, Unpacker
 from aviato.engines.local.blobs import BlobStore
 from aviato.engines.local.imageformats import unpack
-from aviato.engines.local.imageinfo import ImageInfo, ResolvedImage, unknown
+from aviato.engines.local.imageinfo import ResolvedImage, unknown
 from aviato.engines.local.imagelayers import Contents
 from aviato.engines.local.imagenames import warn_of_other_python
 from aviato.engines.local.sharing import share
@@ -47,8 +48,8 @@ from aviato.engines.local.storefiles import (
 )
 from aviato.engines.local.tarstream import ArchiveError
 from aviato.exceptions import EngineError, ImageNotFoundError
+from aviato.models import PullProgress
 from aviato.registry.names import HOST, normalize
-from aviato.registry.progress import PullProgress
 
 if TYPE_CHECKING:
     from aviato.registry.retries import Retries

@@ -14,7 +14,7 @@ from typing import Any
 
 import cattrs
 
-from aviato.engines.base import SandboxSpec, read_isolation, read_resources
+from aviato.engines.base import SECRETS_DIRECTORY, SandboxSpec, read_isolation, read_resources
 from aviato.engines.local import etc, ids, network, records
 from aviato.engines.local.cgroups import find_layout
 from aviato.engines.local.imageinfo import ResolvedImage
@@ -109,6 +109,7 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
             "user": spec.user or "",
             "main": list(spec.command) if spec.command else None,
             "idle": spec.idle_timeout_seconds or 0,
+            "secrets": {f"{SECRETS_DIRECTORY}/{name}": value for name, value in spec.secrets.items()},
         },
         "record": {
             "id": spec.sandbox_id,
@@ -130,7 +131,8 @@ def make_job(home: str, spec: SandboxSpec) -> tuple[dict[str, Any], list[bytes],
 
 def _body(job: Mapping[str, Any], content: Iterable[bytes]) -> str:
     """Digest all that a sandbox is made from, to know a repeated request from another one under the same id."""
-    lasting = {**job, "record": {**job["record"], "created_at": None}}
+    agent = {**job["agent"], "secrets": sorted(job["agent"]["secrets"])}  # names alone: a digest can be guessed at
+    lasting = {**job, "agent": agent, "record": {**job["record"], "created_at": None}}
     digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
     for piece in content:
         digest.update(piece)
@@ -142,13 +144,18 @@ def _refuse(spec: SandboxSpec) -> None:
         raise CapabilityError("the local engine has no GPUs to give", hint="Leave gpu out, or use another engine.")
     for name, asked in (
         ("volumes", spec.volumes),
-        ("secrets", spec.secrets),
         ("ports", spec.network.exposed_ports),
         ("network.allow_hosts", spec.network.allow_hosts),
         ("runtime", spec.runtime),
+        ("read_only", spec.read_only),
     ):
         if asked:
             raise CapabilityError(f"the local engine has no {name}", hint=f"Leave {name} out, or use another engine.")
+    if spec.pull_policy == "always":
+        raise CapabilityError(
+            'pull_policy="always": the local engine pulls no images at a start',
+            hint=f"Leave it out, and bring the image before: aviato image pull {spec.image or 'NAME'}",
+        )
     if spec.network.ingress_mode != "none":
         raise CapabilityError('the local engine cannot publish ports: network.ingress_mode must be "none"')
     if spec.network.egress_mode != "none" and (reason := network.why_not(network.find_program())):
@@ -248,6 +255,8 @@ def _image_tree(root: str) -> dict[str, Any]:
 def _directories(spec: SandboxSpec) -> dict[str, int]:
     """Name the directories that are made where they are missing, with their modes."""
     wanted = {_place("temp_dir", spec.temp_dir): 0o1777}
+    if spec.secrets:
+        wanted[SECRETS_DIRECTORY] = 0o1777
     if spec.working_dir is not None:
         wanted.setdefault(_place("working_dir", spec.working_dir), 0o755)
     return {path: mode for path, mode in wanted.items() if path != "/"}

@@ -12,11 +12,11 @@ from aviato.engines.local.blobs import BlobStore, Report
 from aviato.engines.local.imagelayers import Contents, Layer, unpack_layers
 from aviato.engines.local.tarstream import zstd_module
 from aviato.exceptions import CapabilityError
+from aviato.models import PullProgress, PullState
 from aviato.registry.client import RegistryClient
 from aviato.registry.manifests import Descriptor, Manifest, mapping, parse, read_platform, wrong_platform
 from aviato.registry.names import Reference
 from aviato.registry.platforms import here, rank
-from aviato.registry.progress import PullProgress, PullState
 from aviato.registry.retries import Retries
 
 _STEP = 1 << 20

@@ -11,6 +11,8 @@ import linecache
 import sys
 import types
 
+from aviato.aio.shipping.inside.refused import said
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict
@@ -38,6 +40,7 @@ class Bundle:
 
     def __init__(self, bundle: dict[str, Any]) -> None:
         self.items = bundle["items"]
+        needed = bundle["needed"]
         modules = []
         for names in bundle["spaces"]:
             module = types.ModuleType(names["__name__"])
@@ -46,6 +49,7 @@ class Bundle:
         self.spaces = [module.__dict__ for module in modules]
         self.made: dict[int, Any] = {}
         self.lines: dict[str, list[str]] = {}
+        self.lacking: dict[str, str] = {}
         waiting: dict[int, list[Any]] = {}
         late: list[Any] = []
         for index, names in enumerate(bundle["links"]):
@@ -62,13 +66,29 @@ class Bundle:
             else:
                 sys.modules.setdefault(module.__name__, module)
         for number in range(len(self.items)):  # what others need comes first
-            made = self.make(number)
+            made = self.make(number) if number < needed else self.attempt(["item", number])
+            if number not in self.made:
+                continue  # only a class that values may have, and the reason is in the table
             for space, name in waiting.get(number, ()):
                 space[name] = made
         for space, name, optional, reference in late:
             self.bind(space, name, optional, reference)
-        for number, (_, link) in self.made.items():  # again, now that circles are closed
-            self.link(number, link)
+        for number, (_, link) in list(self.made.items()):  # again, now that circles are closed
+            try:
+                self.link(number, link)
+            except Exception:
+                if number < needed:
+                    raise
+        self.classes = [self.attempt(reference) for reference in bundle["classes"]]
+
+    def attempt(self, reference: list[Any]) -> Any:
+        """Return what a reference stands for; in its place, when it cannot be had here, a text that says why."""
+        try:
+            return self.value(reference)
+        except Exception as error:
+            name = self.items[reference[1]]["qualname"] if reference[0] == "item" else ".".join(reference[1:])
+            reasons = [text for missing, text in self.lacking.items() if "%r" % missing in said(error)]
+            return "%s cannot be had: %s" % (name, reasons[0] if reasons else said(error))
 
     def link(self, number: int, link: Any) -> None:
         """Fill the closure of a definition as far as its values are there."""
@@ -79,9 +99,10 @@ class Bundle:
         """Put one value under its name."""
         try:
             space[name] = self.value(reference)
-        except (ImportError, AttributeError):
+        except Exception as error:
             if not optional:
                 raise
+            self.lacking[name] = said(error)
 
     def value(self, reference: list[Any]) -> Any:
         """Return what a reference stands for."""
@@ -116,12 +137,16 @@ class Bundle:
         item = self.items[number]
         space = self.spaces[item["space"]]
         self.made[number] = None
-        for name, reference in item["needs"]:
-            if holds_items(reference) and name not in item["cells"]:
-                space[name] = self.value(reference)
-        now = [self.early(reference) for reference in item["cells"].values()]
-        defaults = [self.value(reference) for reference in item["defaults"]]
-        self.made[number] = self.define(item, space, now, defaults)
+        try:
+            for name, reference in item["needs"]:
+                if holds_items(reference) and name not in item["cells"]:
+                    space[name] = self.value(reference)
+            now = [self.early(reference) for reference in item["cells"].values()]
+            defaults = [self.value(reference) for reference in item["defaults"]]
+            self.made[number] = self.define(item, space, now, defaults)
+        finally:
+            if self.made[number] is None:
+                del self.made[number]
         self.link(number, self.made[number][1])
         return self.made[number][0]
 

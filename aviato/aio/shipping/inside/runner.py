@@ -1,14 +1,12 @@
-"""The program that runs one call of a function inside a sandbox; stdlib only, Python 3.8 and later.
+"""One call of a function inside a sandbox: what it gives, what it raises, and how the client is told; Python 3.8 on.
 
-It is sent as text, once for each sandbox, together with a bundle (what `collect` makes), and started once for each
-call::
+Everything the client hears is a *frame* on standard output::
 
-    python3 runner.py BUNDLE < CALL
+    MARK TOKEN KIND LENGTH PAYLOAD        1, 16, 1, 8 (big-endian) and LENGTH bytes
 
-CALL is one line of JSON, `{"result": PATH, "forget": [PATH, ...]}`, followed by `[args, kwargs]` in JSON. The
-outcome is
-written to `result` under a temporary name and renamed, so that it is complete or absent, and is apart from everything
-the function prints. The client imports `check` and `dumps` from here too, so that both sides have one idea of a value.
+TOKEN is a secret of one interpreter, so that what a function prints is never taken for a frame by accident; code that
+looks for it can forge only its own answer. What stands between frames is what the function printed. Before its last
+frame a call writes `MARK TOKEN` to standard error, which tells where that ends.
 """
 
 # ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB - what Python 3.8 has, and as few imports as can be
@@ -18,17 +16,34 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 
-from aviato.aio.shipping.inside.carried import NotCarried, dumps
-from aviato.aio.shipping.inside.definitions import Bundle
+from aviato.aio.shipping.inside.refused import NotCarried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    Answer = tuple[bytes, list[Any]]
+    Write = Callable[[Any, str], list[Any]]
+
+MARK = b"\0"
+TOKEN_BYTES = 16
+READY, VALUE, ITEM, ERROR, NOT_CARRIED = b"r", b"v", b"i", b"e", b"n"
+"""Kinds of frames: the definitions are made; the call returned; it yielded; it raised; it gave what cannot travel."""
+ONCE = b"once"
+"""Says, with `READY`, that the interpreter ends after one call."""
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
+OWN_FILE = "<aviato>"
+
+
+def write_all(number: int, pieces: list[Any]) -> None:
+    """Write all pieces, however large."""
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        while len(view):
+            view = view[os.write(number, view) :]
 
 
 def short(text: str, limit: int) -> str:
@@ -36,80 +51,107 @@ def short(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit // 2] + "\n[...]\n" + text[-limit // 2 :]
 
 
-def describe(error: BaseException) -> dict[str, str]:
-    """Return what the client is told of an exception."""
+def describe(error: BaseException, stage: str) -> list[Any]:
+    """Return, as JSON, what the client is told of an exception."""
+    import traceback
+
     try:
         message = str(error)
     except Exception as inner:  # the class is the function's own and may do anything
         message = "<its text cannot be had: %s>" % type(inner).__name__
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename == OWN_FILE:
         trace = trace.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, trace))
     except Exception as inner:  # likewise
         text = "<the traceback cannot be shown: %s>" % type(inner).__name__
-    return {
+    told = {
         "type": type(error).__qualname__,
         "module": str(type(error).__module__),
         "message": short(message, MESSAGE_LIMIT),
         "traceback": short(text, TRACEBACK_LIMIT),
+        "stage": stage,
     }
+    return [json.dumps(told).encode("ascii")]
 
 
-def call(bundle: str, arguments: bytes) -> bytes:
-    """Make the function, call it and return the outcome as JSON in bytes."""
-    stage = "define"
+class Teller:
+    """Writes frames."""
+
+    def __init__(self, token: bytes, out: int = 1, err: int = 2) -> None:
+        self.head = MARK + token
+        self.out = out
+        self.err = err
+
+    def frame(self, kind: bytes, pieces: list[Any]) -> None:
+        """Write one frame after what was printed before."""
+        flush()
+        size = sum(memoryview(piece).nbytes for piece in pieces)
+        head = self.head + kind + size.to_bytes(8, "big")
+        if size < 65536:
+            write_all(self.out, [head + b"".join(pieces)])
+        else:
+            write_all(self.out, [head] + pieces)
+
+    def last(self, kind: bytes, pieces: list[Any]) -> None:
+        """Write the frame that ends a call."""
+        flush()
+        write_all(self.err, [self.head])
+        self.frame(kind, pieces)
+
+
+def flush() -> None:
+    """Let go of what was printed and still lies in buffers."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        try:
+            stream.flush()  # type: ignore[union-attr]  # None is an AttributeError, as anything else that has none
+        except Exception:
+            pass
+
+
+def finish() -> None:
+    """Do what an interpreter does at its end: wait for threads, then run what was registered for it."""
+    import _thread
+    import atexit
+
+    if _thread._count() and "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()  # type: ignore[attr-defined]  # what the interpreter calls
+    if atexit._ncallbacks():
+        atexit._run_exitfuncs()
+
+
+def refuse(error: NotCarried) -> Answer:
+    """Say that what the function gave cannot travel."""
+    return NOT_CARRIED, [("it ran, but %s" % error).encode("utf-8", "backslashreplace")]
+
+
+def answer(function: Any, args: Any, kwargs: Any, teller: Teller, write: Write) -> Answer:
+    """Call a function and return the last frame of its outcome; the items of a generator are told as they come."""
     try:
-        with open(bundle, "rb") as file:
-            document = json.loads(file.read().decode("ascii"))
-        function = Bundle(document).value(document["entry"])
-        stage = "call"
-        args, kwargs = json.loads(arguments.decode("ascii"))
         value = function(*args, **kwargs)
-        if hasattr(value, "__await__"):
+        if hasattr(value, "__await__") or hasattr(value, "__anext__"):
             import asyncio
 
-            async def wait() -> Any:
-                return await value
-
-            value = asyncio.run(wait())
-    except BaseException as error:  # sys.exit and KeyboardInterrupt are the function's as well
-        return dumps({"error": describe(error), "stage": stage}, "outcome")
-    try:
-        return b'{"value":' + dumps(value, "result") + b"}"
+            value = asyncio.run(wait(value, teller, write))
+        elif type(value).__name__ == "generator":
+            for item in value:
+                teller.frame(ITEM, write(item, "item"))
+            value = None
     except NotCarried as error:
-        return dumps({"not_carried": str(error)}, "outcome")
+        return refuse(error)
+    except BaseException as error:  # sys.exit and KeyboardInterrupt are the function's as well
+        return ERROR, describe(error, "call")
+    try:
+        return VALUE, write(value, "result")
+    except NotCarried as error:
+        return refuse(error)
 
 
-def main() -> None:
-    """Run one call."""
-    me = os.getpid()
-    source = os.fdopen(os.dup(0), "rb")
-    header = json.loads(source.readline().decode("ascii"))
-    arguments = source.read()
-    source.close()
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.close(empty)
-    for path in header["forget"]:
-        try:
-            os.unlink(path)
-        except OSError:
-            pass
-    bundle = sys.argv[1]
-    sys.argv = [""]
-    sys.path[0] = os.getcwd()
-    outcome = call(bundle, arguments)
-    if os.getpid() != me:  # a child that the function forked came back through here
-        sys.stdout.flush()
-        os._exit(0)
-    temporary = header["result"] + ".new"
-    with open(temporary, "wb") as file:
-        file.write(outcome)
-    os.rename(temporary, header["result"])
-
-
-if __name__ == "__main__":
-    _own = sys.modules["__main__"]  # kept alive: the function's own module may take the name
-    main()
+async def wait(value: Any, teller: Teller, write: Write) -> Any:
+    """Wait for what an asynchronous function gives."""
+    if hasattr(value, "__await__"):
+        return await value
+    async for item in value:
+        teller.frame(ITEM, write(item, "item"))
+    return None

@@ -1,0 +1,335 @@
+"""How calls run: in forks of a warm interpreter, with what they print and yield as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from aviato import aio
+from aviato.exceptions import (
+    SandboxError,
+    SandboxExecutionError,
+    SandboxTimeoutError,
+)
+
+COUNT = [0]
+
+
+@pytest.fixture
+async def session(engine: Any) -> AsyncIterator[aio.Session]:
+    """A session on each engine."""
+    async with aio.Session(engine=engine) as session:
+        yield session
+    ending = [task for task in asyncio.all_tasks() if task.get_name().startswith("aviato-fake-")]
+    if ending:  # a fake interpreter is a thread, and notices at its next call that its sandbox is gone
+        await asyncio.wait(ending, timeout=10)
+
+
+@pytest.fixture
+async def real(local_engine: None) -> AsyncIterator[aio.Session]:
+    """A session on the local engine, for what takes real processes."""
+    async with aio.Session(engine="local") as session:
+        yield session
+
+
+async def test_nothing_stays_between_calls(session: aio.Session) -> None:
+    """A call does not see what another did to globals, in the same sandbox."""
+
+    @session.function(concurrency=1)
+    def count() -> int:
+        COUNT[0] += 1
+        return COUNT[0]
+
+    assert [await count.remote() for _ in range(3)] == [1, 1, 1]
+    assert session.sandbox_count == 1
+
+
+async def test_everything_stays_where_it_was_asked_for(session: aio.Session) -> None:
+    """`fresh=False` keeps one interpreter for the calls of a sandbox, also after one that raised."""
+
+    @session.function(concurrency=1, fresh=False)
+    def count(fail: bool = False) -> int:
+        COUNT[0] += 1
+        if fail:
+            raise ValueError(COUNT[0])
+        return COUNT[0]
+
+    assert [await count.remote() for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(SandboxExecutionError, match="ValueError: 4") as caught:
+        await count.remote(fail=True)
+    assert caught.value.exception_class is ValueError
+    assert await count.remote() == 5
+
+
+async def test_a_class_that_is_not_builtin_has_only_a_name(session: aio.Session) -> None:
+    """Nothing is looked up by a name that a sandbox gives, but builtins."""
+
+    class OwnError(Exception):
+        """An error of the function's own."""
+
+    @session.function
+    def fail() -> None:
+        raise OwnError("why")
+
+    with pytest.raises(SandboxExecutionError) as caught:
+        await fail.remote()
+    assert (caught.value.exception_type, caught.value.exception_class) == (
+        "test_a_class_that_is_not_builtin_has_only_a_name.<locals>.OwnError",
+        None,
+    )
+
+
+async def test_items_come_one_by_one(session: aio.Session) -> None:
+    """A generator's items are there before it ends, typed by its annotation, and its error comes after them."""
+
+    @session.function(concurrency=1)
+    def numbers(count: int, fail: bool = False) -> Iterator[tuple[int, int]]:
+        print("begun")
+        for number in range(count):
+            yield number, number**2
+        if fail:
+            raise KeyError("end")
+
+    @session.function(concurrency=1)
+    async def later(count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            await asyncio.sleep(0)
+            yield number
+
+    assert [item async for item in numbers.stream(3)] == [(0, 0), (1, 1), (2, 4)]
+    assert [item async for item in later.stream(2)] == [0, 1]
+    items = []
+    with pytest.raises(SandboxExecutionError, match="KeyError") as caught:
+        async for item in numbers.stream(2, fail=True):
+            items.append(item)  # noqa: PERF401 - those before the error are looked at
+    assert items == [(0, 0), (1, 1)]
+    assert caught.value.exec_result is not None
+    assert caught.value.exec_result.stdout == "begun\n"
+    with pytest.raises(TypeError, match=r"use stream\(\)"):
+        await numbers.remote(1)
+
+
+async def test_a_stream_may_be_left(session: aio.Session) -> None:
+    """Leaving an endless generator ends it, and the same sandbox serves the next call."""
+
+    @session.function(concurrency=1)
+    def endless() -> Iterator[int]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    for _ in range(2):
+        async for item in (stream := endless.stream()):
+            if item == 5:
+                break
+        await stream.aclose()  # type: ignore[attr-defined]  # an asynchronous generator, as its documentation says
+    assert session.sandbox_count == 1
+
+    @session.function
+    def plain() -> int:
+        return 1
+
+    with pytest.raises(TypeError, match=r"use remote\(\)"):
+        [item async for item in plain.stream()]
+
+
+async def test_a_slow_taker_holds_the_generator_up(real: aio.Session) -> None:
+    """Items that nobody takes do not pile up: the generator waits."""
+
+    @real.function(concurrency=1)
+    def much(path: str) -> Iterator[bytes]:
+        for number in range(300):
+            with open(path, "w") as file:  # noqa: PTH123 - runs in the sandbox
+                file.write(str(number))
+            yield b"x" * 100_000
+
+    sandbox = None
+    size = 0
+    async for item in much.stream("/tmp/at"):
+        size += len(item)
+        if sandbox is None:
+            (sandbox,) = await real.list()
+            await asyncio.sleep(0.3)  # long enough to write all of it, if nothing held it
+            assert int(await sandbox.read_file("/tmp/at")) < 100
+    assert size == 300 * 100_000
+
+
+async def test_what_is_printed_comes_at_once(session: aio.Session) -> None:
+    """`on_output` hears text while the call runs, whole characters, from both streams."""
+    heard: list[tuple[str, str]] = []
+    began = asyncio.Event()
+
+    def hear(stream: str, text: str) -> None:
+        heard.append((stream, text))
+        began.set()
+
+    @session.function(on_output=hear)
+    def talk(path: str) -> str:
+        print("für dich", flush=True)
+        while not os.path.exists(path):  # noqa: PTH110 - a fake sandbox has no pathlib
+            pass
+        print("end", file=sys.stderr)
+        return "done"
+
+    call = asyncio.ensure_future(talk.remote("/tmp/go"))
+    await began.wait()
+    assert heard == [("stdout", "für dich\n")]
+    (sandbox,) = await session.list()
+    await sandbox.write_file("/tmp/go", b"")
+    assert await call == "done"
+    assert heard == [("stdout", "für dich\n"), ("stderr", "end\n")]
+
+
+async def test_bytes_that_look_like_an_answer(real: aio.Session) -> None:
+    """What a call writes is exact, whatever it looks like and however much it is."""
+
+    @real.function
+    def write() -> int:
+        data = bytes(range(256)) * 4000 + b"\0" * 100
+        os.write(1, b"\0" * 17 + b"v" + b"\0" * 8)
+        for number in (1, 2):
+            done = 0
+            while done < len(data):
+                done += os.write(number, data[done:])
+        raise ValueError
+
+    with pytest.raises(SandboxExecutionError) as caught:
+        await write.remote()
+    printed = caught.value.exec_result
+    assert printed is not None
+    data = bytes(range(256)) * 4000 + b"\0" * 100
+    assert printed.stdout_bytes == b"\0" * 17 + b"v" + b"\0" * 8 + data
+    assert printed.stderr_bytes == data
+
+
+async def test_what_a_call_leaves_behind_is_killed(real: aio.Session) -> None:
+    """Children and threads of a call do not outlive it, nor hold it up when they keep its output open."""
+
+    @real.function(concurrency=1)
+    def leave() -> int:
+        import subprocess
+
+        return subprocess.Popen(["sleep", "1000"]).pid
+
+    @real.function(concurrency=1)
+    def thread() -> str:
+        import threading
+
+        threading.Thread(target=lambda: print("the thread's last words")).start()
+        return "returned"
+
+    pid = await leave.remote()
+    (sandbox,) = await real.list()
+    await leave.remote()
+    state = await sandbox.exec(["sh", "-c", f"cat /proc/{pid}/stat 2>/dev/null | cut -d' ' -f3"])
+    assert state.stdout.strip() in {"", "Z"}
+    assert await thread.remote() == "returned"
+
+
+async def test_a_limit_kills_the_call_only(real: aio.Session) -> None:
+    """What was printed is kept, and the time that definitions take does not count."""
+
+    @real.function(concurrency=1, timeout_seconds=2)
+    def wait(seconds: float) -> str:
+        import time
+
+        print("begun", flush=True)
+        time.sleep(seconds)
+        return "ended"
+
+    with pytest.raises(SandboxTimeoutError) as caught:
+        await wait.remote(60)
+    assert caught.value.exec_result is not None
+    assert caught.value.exec_result.stdout == "begun\n"
+    assert await wait.remote(0) == "ended"
+    assert real.sandbox_count == 1
+
+
+async def test_a_cancelled_call_is_dead(real: aio.Session) -> None:
+    """The interpreter of a cancelled call is gone before its place is free; the sandbox stays."""
+    began = asyncio.Event()
+
+    @real.function(concurrency=1, on_output=lambda _stream, _text: began.set())
+    def hang() -> None:
+        import time
+
+        print("x", flush=True)
+        time.sleep(1000)
+
+    for _ in range(2):
+        began.clear()
+        call = asyncio.ensure_future(hang.remote())
+        await began.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    (sandbox,) = await real.list()
+    assert real.sandbox_count == 1
+    left = await sandbox.exec(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[_]take' || true"])
+    assert left.stdout.strip() == "0"
+
+
+async def test_many_at_once_share_the_places(session: aio.Session) -> None:
+    """Never more sandboxes than asked for, and every call its own answer."""
+
+    @session.function(concurrency=2)
+    def double(value: int) -> int:
+        return value * 2
+
+    results = await asyncio.gather(*(double.remote(number) for number in range(60)))
+    assert results == [number * 2 for number in range(60)]
+    assert session.sandbox_count <= 2
+
+
+@pytest.mark.slow
+async def test_a_large_value_both_ways(real: aio.Session) -> None:
+    """20 MB of bytes go and come, exactly."""
+
+    @real.function
+    def turn(data: bytes) -> bytes:
+        return data[::-1]
+
+    data = os.urandom(20_000_000)
+    assert await turn.remote(data) == data[::-1]
+
+
+async def test_definitions_that_fail_or_print(session: aio.Session) -> None:
+    """What goes wrong before the first call is the error of each call; it names what is missing."""
+
+    @session.function(concurrency=1)
+    def needs() -> Any:
+        import no_such_module_anywhere  # type: ignore[import-not-found]  # that is the point
+
+        return no_such_module_anywhere
+
+    for _ in range(2):
+        with pytest.raises(SandboxExecutionError, match="no_such_module_anywhere") as caught:
+            await needs.remote()
+        assert caught.value.exception_type == "ModuleNotFoundError"
+        assert caught.value.exception_class is ModuleNotFoundError
+
+
+async def test_a_killed_interpreter_takes_one_call_only(real: aio.Session) -> None:
+    """A call that kills its parent too ends with an error, and the next has a new interpreter."""
+
+    @real.function(concurrency=1)
+    def patricide() -> None:
+        os.kill(os.getppid(), 9)
+        import time
+
+        time.sleep(1000)
+
+    @real.function(concurrency=1)
+    def fine() -> int:
+        return 1
+
+    for _ in range(2):
+        with pytest.raises(SandboxError):
+            await patricide.remote()
+    assert await fine.remote() == 1
