@@ -33,6 +33,7 @@ class _Raw(io.RawIOBase):
     def __init__(self, hub: Hub, number: int, mode: str) -> None:
         self._hub = hub
         self._number = number
+        self.over = False
         self.mode = mode
         self.name = f"<{('stdin', 'stdout', 'stderr')[number]}>"
 
@@ -57,7 +58,8 @@ class _Raw(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write all of it."""
         raw = bytes(data)
-        self._hub.write(self._number, raw)
+        if not self.over:  # the collector flushes what a killed program had not written, and it goes nowhere
+            self._hub.write(self._number, raw)
         return len(raw)
 
 
@@ -160,11 +162,14 @@ class _Thread(Hub):
         self._ident = threading.get_ident()
         self._running = True
         result = 1
+        raws = [_Raw(self, 0, "r"), _Raw(self, 1, "w"), _Raw(self, 2, "w")]
         try:
-            result = self._run(code, argv)
+            result = self._run(code, argv, raws)
         except KilledError:
             result = self._exit_code
         finally:
+            for raw in raws:
+                raw.over = True
             self._running = False
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
                 self._loop.call_soon_threadsafe(self._set_result, result)
@@ -173,9 +178,9 @@ class _Thread(Hub):
         if not self._done.done():
             self._done.set_result(result)
 
-    def _run(self, code: CodeType, argv: list[str]) -> int:
-        out, err = (io.TextIOWrapper(io.BufferedWriter(_Raw(self, n, "w")), "utf-8", "surrogateescape") for n in (1, 2))
-        source = io.TextIOWrapper(io.BufferedReader(_Raw(self, 0, "r")), "utf-8", "surrogateescape")
+    def _run(self, code: CodeType, argv: list[str], raws: list[_Raw]) -> int:
+        out, err = (io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "surrogateescape") for raw in raws[1:])
+        source = io.TextIOWrapper(io.BufferedReader(raws[0]), "utf-8", "surrogateescape")
         modules = make_modules(self, argv, (source, out, err))
         fake_sys = modules["sys"]
         scope: dict[str, Any] = {"__name__": "__main__", "__doc__": None, "__file__": code.co_filename}
