@@ -193,7 +193,7 @@ class Input:
 class ServedCommand(abc.ABC):
     """A command that a client asked for, until the client releases it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what START says, and where the output comes from
         self,
         agent: ServedAgent,
         connection: AgentConnection,

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker import ssh
@@ -103,7 +103,7 @@ class Api:
         what: str,
         params: Mapping[str, str] | None = None,
         body: Any = None,
-        data: bytes | None = None,
+        data: bytes | AsyncIterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float = REQUEST_SECONDS,
     ) -> Any:
@@ -113,7 +113,7 @@ class Api:
             ApiError: The daemon answered with an error; `what` says what it was asked to do.
             EngineConnectionError: It cannot be reached, or did not answer in `seconds`.
         """
-        content_file = None if data is None else io.BytesIO(data)  # sent piece by piece
+        content_file = io.BytesIO(data) if isinstance(data, bytes) else data  # sent piece by piece
         with self._explained(what, seconds):
             async with await self._send(
                 method, path, what, seconds, params=params, json=body, data=content_file, headers=headers
@@ -122,6 +122,17 @@ class Api:
         if not content:
             return None
         return json.loads(content) if response.content_type == "application/json" else content
+
+    async def head(self, path: str, *, what: str, params: Mapping[str, str] | None = None) -> Mapping[str, str]:
+        """Ask for the headers of an answer only.
+
+        Raises:
+            ApiError: The daemon answered with an error.
+            EngineConnectionError: It cannot be reached, or did not answer in time.
+        """
+        with self._explained(what, REQUEST_SECONDS):
+            async with await self._send("HEAD", path, what, REQUEST_SECONDS, params=params) as response:
+                return response.headers
 
     async def stream(
         self,

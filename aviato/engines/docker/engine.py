@@ -20,12 +20,13 @@ from urllib.parse import quote
 
 from aviato.agent.channel import Channel
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
-from aviato.engines.docker import exits, logs, records, stage
+from aviato.engines.docker import exits, logs, native_plan, records, stage
 from aviato.engines.docker.api import Api, ApiError
 from aviato.engines.docker.container import Plan, make_plan
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
 from aviato.engines.docker.hijack import ExecStream
 from aviato.engines.docker.images import DEFAULT_IMAGE, Progress, ensure_image
+from aviato.engines.docker.native import NativeAgent
 from aviato.engines.docker.refusals import explain_start
 from aviato.exceptions import (
     EngineConnectionError,
@@ -73,6 +74,8 @@ class DockerEngine(Engine):
         self._made: set[str] = set()
         self._attached: set[str] = set()
         self._streams: dict[str, ExecStream] = {}
+        self._without_python: dict[str, native_plan.Facts] = {}  # by the image's id
+        self._natives: dict[str, NativeAgent] = {}
         self._kept: deque[str] = deque()
         self._since = 0.0
         self._closed = False
@@ -110,18 +113,26 @@ class DockerEngine(Engine):
         try:
             name = spec.image or DEFAULT_IMAGE
             image = await ensure_image(self._api, name, self._on_pull)
-            token = secrets.token_hex(16)
-            plan = make_plan(spec, image, name, token, self._daemon)
-            plan.config["last_words"] = token.encode()
             self._since = self._since or time.time() - _CLOCK_MARGIN
             async with self._creates:
-                await self._make(spec, plan, name)
+                try:
+                    await self._make(spec, self._plan(spec, image, name), image)
+                except native_plan.NoPythonError as error:
+                    self._without_python[image["Id"]] = error.facts
+                    await self._make(spec, self._plan(spec, image, name), image)
         finally:
             del self._creating[sandbox_id]
             mark.set_result(None)
         return await self.get(sandbox_id)
 
-    async def _make(self, spec: SandboxSpec, plan: Plan, image: str) -> None:
+    def _plan(self, spec: SandboxSpec, image: dict[str, Any], name: str) -> Plan:
+        token = secrets.token_hex(16)
+        plan = make_plan(spec, image, name, token, self._daemon)
+        plan.config["last_words"] = token.encode()
+        facts = self._without_python.get(image["Id"])
+        return plan if facts is None else native_plan.make_native(plan, spec, facts, name)
+
+    async def _make(self, spec: SandboxSpec, plan: Plan, image: dict[str, Any]) -> None:
         sandbox_id = spec.sandbox_id
         creation = asyncio.ensure_future(
             self._api.request(
@@ -142,12 +153,17 @@ class DockerEngine(Engine):
                 raise SandboxFailedError(
                     f"the id {sandbox_id} is in use by a sandbox with another specification", sandbox_id=sandbox_id
                 ) from error
-            raise explain_start(error, spec, image) from error
+            raise explain_start(error, spec) from error
         try:
-            await self._run(spec, plan)
+            await self._run(spec, plan, native=image["Id"] in self._without_python)
         except ApiError as error:
-            await self._remove_surely(sandbox_id)
-            raise explain_start(error, spec, image) from error
+            try:
+                if image["Id"] not in self._without_python and native_plan.lacks_python(error):
+                    facts = await native_plan.look(self._api, sandbox_id, native_plan.image_path(image))
+                    raise native_plan.NoPythonError(facts) from error
+            finally:
+                await self._remove_surely(sandbox_id)
+            raise explain_start(error, spec) from error
         except BaseException:
             await self._remove_surely(sandbox_id)
             raise
@@ -164,7 +180,7 @@ class DockerEngine(Engine):
         known = records.read_record(container["Config"]["Labels"])
         return bool(known["body"] == records.read_record(plan.body["Labels"])["body"])
 
-    async def _run(self, spec: SandboxSpec, plan: Plan) -> None:
+    async def _run(self, spec: SandboxSpec, plan: Plan, *, native: bool) -> None:
         path = f"/containers/{spec.sandbox_id}"
         if plan.archive:
             await self._api.request(
@@ -176,6 +192,8 @@ class DockerEngine(Engine):
                 what="put the mounted files into the container",
             )
         await self._api.request("POST", f"{path}/start", what="start the container")
+        if native:
+            return
         stream = await self._bring(spec.sandbox_id)
         try:
             magic = await stream.read(stage.MAGIC_BYTES)
@@ -310,6 +328,8 @@ class DockerEngine(Engine):
                     await self._ended(number, _LAST_WORDS_SECONDS)
             await self._gently("POST", f"/containers/{number}/kill", params={"signal": "SIGKILL"})
             await self._ended(number, _KILL_SECONDS)
+        if (native := self._natives.get(sandbox_id)) is not None:
+            await native.farewell()
         self._drop_stream(sandbox_id)
         container = await self._find(sandbox_id)
         if container is None:
@@ -377,6 +397,9 @@ class DockerEngine(Engine):
     async def connect(self, sandbox_id: str, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Open a stream to the agent; see `Engine.connect`."""
         stream = self._streams.pop(sandbox_id, None)
+        known = self._natives.get(sandbox_id)
+        if known is not None and not known.is_ending:
+            return known.connect(protocol)
         if stream is None:
             container = await self._known(sandbox_id)
             info = await self._describe(container)
@@ -384,6 +407,8 @@ class DockerEngine(Engine):
                 if info.exit_reason is ExitReason.LOST:
                     raise SandboxLostError(f"sandbox {sandbox_id} was lost: {info.message}", sandbox_id=sandbox_id)
                 raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
+            if "native" in records.read_record(container["Config"]["Labels"]):
+                return self._connect_natively(sandbox_id, container, protocol)
             try:
                 stream = await self._bring(container["Id"])
             except EngineError as error:
@@ -393,6 +418,21 @@ class DockerEngine(Engine):
             self._attached.add(sandbox_id)
             self._since = self._since or time.time() - _CLOCK_MARGIN
         return stream.hand_over(protocol)
+
+    def _connect_natively(
+        self, sandbox_id: str, container: dict[str, Any], protocol: asyncio.Protocol
+    ) -> asyncio.Transport:
+        """Connect to the stand-in for the agent, which lives here."""
+        agent = self._natives.get(sandbox_id)
+        if agent is None or agent.is_ending:
+            agent = self._natives[sandbox_id] = NativeAgent(self._api, container, self._native_done)
+            self._attached.add(sandbox_id)
+            self._since = self._since or time.time() - _CLOCK_MARGIN
+        return agent.connect(protocol)
+
+    def _native_done(self, agent: NativeAgent) -> None:
+        if self._natives.get(agent.sandbox_id) is agent:
+            del self._natives[agent.sandbox_id]
 
     async def logs(
         self, sandbox_id: str, *, follow: bool = False, tail_lines: int | None = None, since: float | None = None
@@ -430,6 +470,9 @@ class DockerEngine(Engine):
         stream = self._streams.pop(sandbox_id, None)
         if stream is not None:
             stream.abort()
+        native = self._natives.pop(sandbox_id, None)
+        if native is not None:
+            native.close()
 
     async def close(self) -> None:
         """Remove the attached sandboxes that this object made and let the daemon go; see `Engine.close`."""
@@ -438,7 +481,7 @@ class DockerEngine(Engine):
         if self._made:
             await asyncio.gather(*map(self._remove, list(self._made)), return_exceptions=True)
         self._closed = True
-        for sandbox_id in list(self._streams):
+        for sandbox_id in [*self._streams, *self._natives]:
             self._drop_stream(sandbox_id)
         await self._api.close()
 
@@ -452,6 +495,7 @@ class DockerEngine(Engine):
         """Leave the parent's connections alone in a forked child; see `Engine.forget_after_fork`."""
         self._made.clear()
         self._streams.clear()
+        self._natives.clear()
         self._closed = True
 
 
