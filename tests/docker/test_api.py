@@ -229,7 +229,7 @@ def test_why_a_container_cannot_start(
     status: int, said: str, spec: dict[str, Any], kind: type[AviatoError], text: str
 ) -> None:
     """What was asked for and cannot be had is named."""
-    error = explain_start(ApiError(status, said, "start"), SandboxSpec(sandbox_id=ID, **spec), "image")
+    error = explain_start(ApiError(status, said, "start"), SandboxSpec(sandbox_id=ID, **spec))
     assert type(error) is kind
     assert text in str(error)
 

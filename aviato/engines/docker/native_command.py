@@ -45,6 +45,7 @@ class NativeCommand(ServedCommand):
         self._nonce = f"aviato-{secrets.token_hex(12)}".encode()
         self._marked = [Marked(tank, self._nonce) for tank in self.tanks]
         self._argv: list[str] = []
+        self._cwd = ""
         self._head: bytes | None = b""
         self._stream_: CommandStream | None = None
         self._exec_id = ""
@@ -87,11 +88,12 @@ class NativeCommand(ServedCommand):
         if shell is None and timeout_ms:
             raise OSError(UNABLE, "timeout_seconds needs a shell in the image: nothing else there can kill the command")
         self._argv, self._timeout, self.user = argv, timeout_ms / 1000, user or self.agent.user
+        self._cwd = cwd or self.agent.cwd
         command = argv
         if shell is not None:
             nonce = self._nonce.decode()
-            command = [shell, "-c", native_scripts.RUN, nonce, nonce, cwd or self.agent.cwd, *argv]
-        self.agent.spawn(self._run(command, [*env, self.marker], "/" if shell else cwd or self.agent.cwd))
+            command = [shell, "-c", native_scripts.RUN, nonce, nonce, self._cwd, *argv]
+        self.agent.spawn(self._run(command, [*env, self.marker], "/" if shell else self._cwd))
 
     async def _run(self, command: list[str], env: list[str], cwd: str) -> None:
         try:
@@ -141,11 +143,13 @@ class NativeCommand(ServedCommand):
         """Read the first line; tell whether output follows it."""
         if not words or words[0] != self._nonce or self._status is not None:
             return False
-        if len(words) > 2:  # noqa: PLR2004 - the nonce and two numbers
+        if words[1] == b"cwd":
+            number = int(words[2])  # as Linux counts errors, wherever this client runs
+            text = {2: "No such file or directory", 20: "Not a directory"}.get(number, "Permission denied")
+            self._fail(OSError(number, f"working directory {self._cwd}: {text}"))
+        elif len(words) > 2:  # noqa: PLR2004 - the nonce and two numbers
             self._started(int(words[1]), int(words[2]))
             return True
-        if words[1] == b"cwd":
-            self._fail(OSError(errno.ENOENT, "working directory: it is not there, is none, or may not be entered"))
         else:
             self._not_started(int(words[1]))
         return False

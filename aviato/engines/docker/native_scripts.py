@@ -21,7 +21,10 @@ trap : HUP INT QUIT TERM USR1 USR2 ALRM
  exec 2>&3 3>&-
  read -r _pid _ </proc/self/stat
  cd "$_dir" 2>/dev/null || {{
-  echo "$_nonce cwd"
+  _state=13
+  [ -d "$_dir" ] || _state=20
+  [ -e "$_dir" ] || _state=2
+  echo "$_nonce cwd $_state"
   exit 1
  }}
  _state=127 _found=

@@ -18,7 +18,7 @@ _BODY = json.dumps({"Detach": False, "Tty": False}).encode()
 
 
 class Tank:
-    """Bytes of one output that nobody has taken yet; see `served_streams.Source`."""
+    """Bytes of one output that nobody has taken yet: a `Source` of `served_streams`."""
 
     def __init__(self) -> None:
         self.on_change: Callable[[], object] | None = None
@@ -110,7 +110,6 @@ class Marked:
         number, end, _ = self._line.partition(b"\n")
         if end:
             self.code = int(number) & 0xFF if number.isdigit() else 255
-            self._tank.close()
 
     def _beginning(self, data: bytes) -> int:
         """Count the bytes at the end that may be the beginning of the mark."""
@@ -153,7 +152,7 @@ class CommandStream(ExecStream):
         """Start the exec.
 
         Raises:
-            ApiError: The daemon refused.
+            EngineResponseError: The daemon refused.
             EngineConnectionError: It cannot be reached, or hung up.
         """
         stream = cls(api.path(f"/exec/{exec_id}/start"), on_piece, on_over, on_room)
