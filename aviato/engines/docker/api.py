@@ -164,8 +164,12 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
         response = await self._session.request(method, self._url(path), timeout=timeout, **more)
         if response.status >= 400:  # noqa: PLR2004 - where HTTP's errors begin
+            transport = response.connection.transport if response.connection is not None else None
             async with response:
-                raise ApiError(response.status, error_text(await _read_all(response)), what)
+                said = error_text(await _read_all(response))
+            if transport is not None and transport.get_write_buffer_size():
+                transport.abort()  # the daemon does not read the rest of the request, and to close would wait for that
+            raise ApiError(response.status, said, what)
         return response
 
     @contextlib.contextmanager

@@ -327,12 +327,9 @@ class Writing(_Transfer):
 
     async def _put(self, folder: str, name: str) -> None:
         """Put what came into a folder."""
-        try:
-            await self._put_at(folder, name)
-        except ApiError as error:
-            if error.status != _NOT_FOUND or not self._flags & WriteFlags.PARENTS:
-                raise
-            await self._put_at("/", posixpath.join(folder, name).lstrip("/"))  # the daemon makes what is missing
+        if self._flags & WriteFlags.PARENTS and await self._look(folder) is None:
+            folder, name = "/", posixpath.join(folder, name).lstrip("/")  # the daemon makes what is missing
+        await self._put_at(folder, name)
 
     async def _put_at(self, folder: str, name: str) -> None:
         request = self.agent.api.request(
