@@ -26,7 +26,9 @@ NATIVE = "docker-native"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose its engines."""
-    parser.addoption("--engine", action="append", default=[], help="only these engines: fake, local, docker, docker-native")
+    parser.addoption(
+        "--engine", action="append", default=[], help="only these engines: fake, local, docker, docker-native"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

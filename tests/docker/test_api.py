@@ -215,7 +215,6 @@ async def test_a_login_is_sent_with_a_pull(serve: Serve, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("status", "said", "spec", "kind", "text"),
     [
-        (400, 'exec: "python3": executable file not found in $PATH', {}, CapabilityError, "no python3"),
         (400, "Unknown runtime specified runsc: unknown or invalid runtime name", {"runtime": "runsc"},
          CapabilityError, "runsc"),
         (500, "--storage-opt is supported only for overlay over xfs", {}, CapabilityError, "resources.disk"),

@@ -9,9 +9,11 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tarfile
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -25,6 +27,11 @@ from aviato.exceptions import AviatoError
 Value = TypeVar("Value")
 GUIDE_IMAGE = "python:3.11"
 BARE_IMAGE = "aviato-test-without-python:1"
+BUSYBOX_IMAGE = "aviato-test-busybox:1"
+"""Busybox alone, and nothing else."""
+SHELLLESS_IMAGE = "aviato-test-without-shell:1"
+"""A few programs and no shell, as images that hold one application are."""
+_SHELLLESS = ("cat", "echo", "false", "head", "sleep", "true", "pwd")
 _PACKAGES = ("coreutils", "dash", "bash", "grep", "sed", "findutils", "util-linux", "procps", "python3", "base-passwd")
 _BARE_PACKAGES = ("coreutils", "dash")
 _MERGED = ("bin", "sbin", "lib", "lib64")
@@ -38,6 +45,7 @@ _FILES = {
 }
 _NAME = re.compile(r"\s*([a-z0-9][a-z0-9.+-]+)")
 _LEFT_OUT = ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info")
+_INTERPRETER = 3  # the kind of a program header that names a dynamic linker
 _tagged: list[str] = []
 
 
@@ -107,6 +115,51 @@ def _make_images() -> None:
             repository, _, tag = name.rpartition(":")
             ask("POST", f"/images/{missing[0]}/tag", params={"repo": repository, "tag": tag})
         _tagged.extend(missing)
+    for name, programs in ((BUSYBOX_IMAGE, None), (SHELLLESS_IMAGE, _SHELLLESS)):
+        if why_not_busybox() is None and not _has(name):
+            _import(name, _busybox_root(programs))
+            _tagged.append(name)
+
+
+def why_not_busybox() -> str | None:
+    """Say why there are no images of busybox, None when there are."""
+    program = shutil.which("busybox")
+    if program is None:
+        return "there is no busybox: apt-get install busybox-static"
+    with Path(program).open("rb") as file:
+        head = file.read(4096)
+    table, size, count = int.from_bytes(head[32:40], "little"), *struct.unpack_from("<HH", head, 54)
+    kinds = {int.from_bytes(head[at : at + 4], "little") for at in range(table, table + size * count, size)}
+    return "busybox is not linked statically: apt-get install busybox-static" if _INTERPRETER in kinds else None
+
+
+def _busybox_root(programs: tuple[str, ...] | None) -> bytes:
+    """Pack busybox under the names of programs; None: of all that it has, and its own."""
+    busybox = shutil.which("busybox") or "busybox"
+    listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    own = "bin/busybox" if programs is None else "lib/programs"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, mode in (
+            ("bin", 0o755),
+            ("lib", 0o755),
+            ("etc", 0o755),
+            ("root", 0o700),
+        ):  # no /tmp: it is to be made
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            tar.addfile(entry)
+        tar.add(busybox, own)
+        for name in programs or listed:
+            if name != "busybox":
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, f"/{own}"
+                tar.addfile(link)
+        for name, text in _FILES.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text), 0o644
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()
 
 
 def _has(name: str) -> bool:

@@ -14,6 +14,7 @@ from aviato.aio.shipping.inside.carried import NotCarried, dumps
 from aviato.aio.shipping.program import program
 from aviato.exceptions import (
     AviatoError,
+    CapabilityError,
     FunctionSerializationError,
     SandboxExecutionError,
     SandboxFileError,
@@ -32,6 +33,7 @@ RESULT_LIMIT = 1024**3
 _BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 5.0
 _DEATH_SECONDS = 5.0
+_NOT_FOUND = 127
 _JSON_HINT = "Values are None, bool, int, finite float, str, and lists and dicts (with str keys) of these."
 _log = logging.getLogger("aviato")
 
@@ -208,9 +210,13 @@ class Calls:
         return answer
 
     def _no_result(self, result: ProcessResult, sandbox_id: str, cause: BaseException | None) -> NoReturn:
+        if result.returncode == _NOT_FOUND and result.stderr.startswith("aviato: python3:"):
+            raise CapabilityError(
+                f"{self._name} cannot be called: the sandbox's image has no python3, which remote functions need",
+                hint="Choose an image with Python 3.8 or later by container_image=.",
+            ) from cause
         hints = {
             126: "The sandbox's image has a python3 that cannot be run.",
-            127: "The sandbox's image has no python3 (3.8 or later); choose one with container_image=.",
             137: "SIGKILL from nowhere usually means that the sandbox's memory limit was reached; see resources=.",
         }
         how = f"signal {result.signal}" if result.signal else f"return code {result.returncode}"

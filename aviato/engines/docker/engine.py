@@ -155,10 +155,10 @@ class DockerEngine(Engine):
                 ) from error
             raise explain_start(error, spec) from error
         try:
-            await self._run(spec, plan, native=image["Id"] in self._without_python)
+            await self._run(spec, plan)
         except ApiError as error:
             try:
-                if image["Id"] not in self._without_python and native_plan.lacks_python(error):
+                if not plan.native and native_plan.lacks_python(error):
                     facts = await native_plan.look(self._api, sandbox_id, native_plan.image_path(image))
                     raise native_plan.NoPythonError(facts) from error
             finally:
@@ -180,7 +180,7 @@ class DockerEngine(Engine):
         known = records.read_record(container["Config"]["Labels"])
         return bool(known["body"] == records.read_record(plan.body["Labels"])["body"])
 
-    async def _run(self, spec: SandboxSpec, plan: Plan, *, native: bool) -> None:
+    async def _run(self, spec: SandboxSpec, plan: Plan) -> None:
         path = f"/containers/{spec.sandbox_id}"
         if plan.archive:
             await self._api.request(
@@ -192,7 +192,7 @@ class DockerEngine(Engine):
                 what="put the mounted files into the container",
             )
         await self._api.request("POST", f"{path}/start", what="start the container")
-        if native:
+        if plan.native:
             return
         stream = await self._bring(spec.sandbox_id)
         try:
@@ -444,9 +444,11 @@ class DockerEngine(Engine):
 
     async def extend(self, sandbox_id: str, seconds: float) -> SandboxInfo:
         """Let a sandbox live longer; see `Engine.extend`."""
-        info = await self.get(sandbox_id)
+        container = await self._known(sandbox_id)
+        info = await self._describe(container)
         if info.status.is_terminal:
             raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
+        native_plan.check_lifetime(container)
         channel = Channel(lambda protocol: self._second_stream(sandbox_id, protocol), sandbox_id=sandbox_id)
         try:
             await channel.open(_OPEN_SECONDS)

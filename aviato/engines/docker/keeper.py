@@ -21,6 +21,7 @@ KEEP = f"""\
 _token=${TOKEN_VARIABLE} _life=$1 _idle=$2 _orphan=$3 _pace=$4
 shift 4
 unset {TOKEN_VARIABLE}
+exec 3>&2
 _reason=0 _code=-1 _main= _tick= _turn=0
 _now() {{
  read -r _t _ </proc/uptime
@@ -48,7 +49,7 @@ finish() {{
   wait "$_main" 2>/dev/null
   _code=$?
  fi
- echo "$_token $_reason $_code" >&2
+ echo "$_token $_reason $_code" >&3
  [ "$_code" -ge 0 ] || _code=0
  exit "$_code"
 }}
@@ -63,6 +64,7 @@ stop() {{
  trap '' USR1
  trap - CHLD
  trap 'finish 2' TERM
+ [ -z "$_tick" ] || kill -KILL "$_tick" 2>/dev/null
  kill -TERM -1 2>/dev/null
  until alone; do
   _now
@@ -107,14 +109,14 @@ trap 'stop 2' TERM
 trap main_over CHLD
 trap limits USR1
 if [ $# -gt 0 ]; then
- "$@" </dev/null &
+ "$@" </dev/null 3>&- &
  _main=$!
 fi
 if ! (read -r -t 1 _x </dev/null || [ $? -lt 2 ]) 2>/dev/null; then
  (
   trap - TERM
   while sleep "$_pace"; do kill -USR1 1; done
- ) </dev/null >/dev/null 2>&1 &
+ ) </dev/null >/dev/null 2>&1 3>&- &
  _tick=$!
 fi
 while :; do
@@ -128,7 +130,9 @@ while :; do
  limits
 done
 """
-"""Where the shell's `read` has no time limit, a child of it wakes it up from time to time; and it ends with that."""
+"""Where the shell's `read` has no time limit, a child of it wakes it up from time to time; and it ends with that.
+
+The last words have a descriptor of their own: a trap runs in the middle of whatever is redirected at that moment."""
 
 
 def arguments(spec: SandboxSpec, config: dict[str, int]) -> list[str]:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from aviato.agent.frames import UNABLE, CloseReason, FrameType
+from aviato.agent.frames import CloseReason, FrameType
 from aviato.agent.memory import connect_in_memory
 from aviato.agent.served import AgentConnection, ServedAgent
 from aviato.engines.docker import logs, records
@@ -147,10 +147,7 @@ class NativeAgent(ServedAgent):
 
     def extend(self, connection: AgentConnection, stream: int, seconds: float) -> None:
         """Let the sandbox live longer."""
-        if self.shell is None:
-            connection.error(stream, UNABLE, "a lifetime needs a shell in the image")
-        else:
-            self.spawn(self._extend(connection, stream, seconds))
+        self.spawn(self._extend(connection, stream, seconds))
 
     async def _extend(self, connection: AgentConnection, stream: int, seconds: float) -> None:
         try:
@@ -217,10 +214,10 @@ class NativeAgent(ServedAgent):
         with contextlib.suppress(EngineError):
             container = await self.api.request("GET", f"/containers/{self.number}/json", what="look up a container")
             words = records.believable((await logs.last_words(self.api, container))[0], container["State"])
+        streams = [item.over.wait() for item in self.streams.values() if isinstance(item, NativeCommand)]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while any(isinstance(item, NativeCommand) and item.is_open for item in self.streams.values()):
-                    await asyncio.sleep(_PAUSED_STEP / 10)  # what stands in the streams still comes
+                await asyncio.gather(*streams)  # what stands in them still comes
         if words is not None:
             with contextlib.suppress(ValueError):  # a reason that there is not
                 self.say_closing(CloseReason(words.reason), words.code)

@@ -31,7 +31,11 @@ _REFUSAL = b"OCI runtime exec failed"
 
 
 class NativeCommand(ServedCommand):
-    """A command that a client asked for, until the client releases it."""
+    """A command that a client asked for, until the client releases it.
+
+    Attributes:
+        over: Set when nothing more comes of it from the daemon.
+    """
 
     def __init__(
         self, agent: NativeAgent, connection: AgentConnection, stream: int, flags: int, limits: tuple[int, int]
@@ -41,6 +45,7 @@ class NativeCommand(ServedCommand):
         super().__init__(agent, connection, stream, flags, limits, self.tanks)
         for tank in self.tanks:
             tank.on_room = self._take_more
+        self.over = asyncio.Event()
         self.user = ""
         self._nonce = f"aviato-{secrets.token_hex(12)}".encode()
         self._marked = [Marked(tank, self._nonce) for tank in self.tanks]
@@ -60,11 +65,6 @@ class NativeCommand(ServedCommand):
     def pid(self) -> int:
         """Its number inside the sandbox; without a shell there, on the daemon's machine."""
         return self._pid
-
-    @property
-    def is_open(self) -> bool:
-        """True while something may still come from it."""
-        return self.running and self._stream_ is not None and not self._stream_.is_over
 
     @property
     def marker(self) -> str:
@@ -104,10 +104,13 @@ class NativeCommand(ServedCommand):
             )
             if self.agent.shell is None:
                 state = await self.agent.inspect_exec(self._exec_id)
-                self._started(int(state.get("Pid") or 0) or 1, 0)
+                if state.get("Running") and state.get("Pid"):
+                    self._started(int(state["Pid"]), 0)
         except ApiError as error:
+            self.over.set()
             await self._refused(error.said)
         except EngineError as error:
+            self.over.set()
             self._fail(OSError(errno.ECONNRESET, f"the command could not be started: {error}"))
         else:
             self._move_input()
@@ -186,6 +189,7 @@ class NativeCommand(ServedCommand):
 
     def _over(self, whole: bool) -> None:
         """Take note that the stream is over; before the command said its end, something is wrong."""
+        self.over.set()
         if self.running and self._error is None:
             self.agent.spawn(self._find_out(whole))
 
@@ -202,6 +206,8 @@ class NativeCommand(ServedCommand):
                     if self._head:
                         await self._refused(self._head.decode("utf-8", "replace"))
                     elif self.running:
+                        if not self._pid:
+                            self._started(int(state.get("Pid") or 1), 0)
                         self._ended_with(int(state.get("ExitCode") or 0))
                     return
         if self._pid and self.agent.shell is not None:
@@ -322,6 +328,7 @@ class NativeCommand(ServedCommand):
         super()._ended(code, number)
 
     def _hang_up(self) -> None:
+        self.over.set()
         if self._stream_ is not None:
             self._stream_.abort()
 

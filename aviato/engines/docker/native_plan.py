@@ -143,7 +143,18 @@ def make_native(plan: Plan, spec: SandboxSpec, facts: Facts, name: str) -> Plan:
     else:
         script = [facts.shell, "-c", keeper.KEEP, "aviato", *keeper.arguments(spec, config)]
         body |= {"Entrypoint": script, "Env": [*plan.body["Env"], *environment], "OpenStdin": True}
-    return Plan(body, _with_folder(spec.temp_dir, plan.archive), config)
+    return Plan(body, _with_folder(spec.temp_dir, plan.archive), config, native=True)
+
+
+def check_lifetime(container: Mapping[str, Any]) -> None:
+    """Refuse to extend what nothing in the container holds.
+
+    Raises:
+        CapabilityError: The container has no agent and no shell.
+    """
+    native = records.read_record(container["Config"]["Labels"]).get("native")
+    if native is not None and native["shell"] is None:
+        raise CapabilityError("a lifetime needs a shell or python3 in the image: nothing else there can hold it")
 
 
 def image_path(image: Mapping[str, Any]) -> str | None:
