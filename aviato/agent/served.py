@@ -54,7 +54,7 @@ class ServedStream(Protocol):
     def take_input(self, payload: bytes, *, end: bool) -> None:
         """Take STDIN or STDIN_EOF."""
 
-    def credit(self, which: int, limit: int) -> None:
+    def credit(self, which: int, limit: int, /) -> None:
         """Take CREDIT."""
 
     def detach(self) -> None:

@@ -37,13 +37,16 @@ class Source(Protocol):
     on_change: Callable[[], object] | None
 
     @property
+    @abc.abstractmethod
     def held(self) -> int:
         """Bytes that can be taken now."""
 
     @property
+    @abc.abstractmethod
     def ended(self) -> bool:
         """True when nothing more can come."""
 
+    @abc.abstractmethod
     def take(self, size: int) -> bytes:
         """Take what is there, at most `size` bytes."""
 

@@ -29,6 +29,7 @@ GUIDE_IMAGE = "python:3.11"
 BARE_IMAGE = "aviato-test-without-python:1"
 BUSYBOX_IMAGE = "aviato-test-busybox:1"
 """Busybox alone, and nothing else."""
+GUIDE_BUSYBOX_IMAGE = "busybox:1.36"
 SHELLLESS_IMAGE = "aviato-test-without-shell:1"
 """A few programs and no shell, as images that hold one application are."""
 _SHELLLESS = ("cat", "echo", "false", "head", "sleep", "true", "pwd")
@@ -115,7 +116,7 @@ def _make_images() -> None:
             repository, _, tag = name.rpartition(":")
             ask("POST", f"/images/{missing[0]}/tag", params={"repo": repository, "tag": tag})
         _tagged.extend(missing)
-    for name, programs in ((BUSYBOX_IMAGE, None), (SHELLLESS_IMAGE, _SHELLLESS)):
+    for name, programs in ((BUSYBOX_IMAGE, None), (GUIDE_BUSYBOX_IMAGE, None), (SHELLLESS_IMAGE, _SHELLLESS)):
         if why_not_busybox() is None and not _has(name):
             _import(name, _busybox_root(programs))
             _tagged.append(name)
