@@ -17,13 +17,25 @@ import pytest
 
 import aviato
 from aviato import aio
+from aviato.agent.frames import UNABLE, StartFlags
+from aviato.engines.base import SandboxSpec
 from aviato.engines.docker import native_plan
+from aviato.engines.docker.container import make_plan
 from aviato.engines.docker.engine import DockerEngine
+from aviato.engines.docker.native_command import NativeCommand
 from aviato.engines.docker.native_stream import Marked, Tank
 from aviato.models import ExitReason, SandboxStatus
 from aviato.testing import check_engine, contract_checks
 from tests.docker.test_containers import Proxy, control
-from tests.helpers.docker import BARE_IMAGE, BUSYBOX_IMAGE, SHELLLESS_IMAGE, ask, containers, why_not_busybox
+from tests.helpers.docker import (
+    BARE_IMAGE,
+    BASH_IMAGE,
+    BUSYBOX_IMAGE,
+    SHELLLESS_IMAGE,
+    ask,
+    containers,
+    why_not_busybox,
+)
 from tests.local.support import becomes
 
 pytestmark = pytest.mark.docker
@@ -75,9 +87,11 @@ async def test_it_says_that_it_is_native(sandbox: aio.Sandbox) -> None:
     assert listed.isolation == sandbox.isolation
 
 
+@pytest.mark.parametrize("shell", ["dash", "busybox", "bash"])
 @pytest.mark.parametrize("check", contract_checks())
-async def test_contract(check: str, image: str) -> None:
+async def test_contract(check: str, shell: str) -> None:
     """It is an engine like any other, but for Python."""
+    image = {"dash": BARE_IMAGE, "bash": BASH_IMAGE}.get(shell) or need_busybox(BUSYBOX_IMAGE)
 
     async def abandon(engine: Any) -> None:
         vars(engine)["_made"].clear()
@@ -220,6 +234,26 @@ async def test_what_is_left_behind_delays_nobody(sandbox: aio.Sandbox) -> None:
     done = await sandbox.exec(["sh", "-c", "sleep 610 & echo on"])
     assert done.stdout == "on\n"
     assert await running(sandbox, "610")
+
+
+async def test_input_over_tls_is_refused() -> None:
+    """Its end could not be told without hanging up."""
+
+    class Agent:
+        shell, user, cwd, can_end_input = "/bin/sh", "0:0", "/", False
+
+    command = NativeCommand(Agent(), None, 1, StartFlags.STDIN, (0, 0))  # type: ignore[arg-type]  # what it asks for
+    with pytest.raises(OSError, match="input for commands over TLS") as caught:
+        command.start(["cat"], [], "", "", 0)
+    assert caught.value.errno == UNABLE
+
+
+def test_a_shell_needs_sleep() -> None:
+    """To hold time limits; what is missing is named before anything runs."""
+    spec = SandboxSpec(sandbox_id="sbx-0123456789abcdef")
+    plan = make_plan(spec, {"Id": "sha256:1"}, "tiny", "token", {})
+    with pytest.raises(aviato.CapabilityError, match=r"'tiny' has no python3.* no sleep"):
+        native_plan.make_native(plan, spec, native_plan.Facts("/bin/sh", has_sleep=False), "tiny")
 
 
 def test_the_end_of_an_output_is_found_in_any_pieces() -> None:
@@ -531,3 +565,26 @@ async def test_a_main_command_without_a_shell() -> None:
         with pytest.raises(aviato.SandboxFailedError):
             await bad.wait_until_complete()
         assert bad.returncode == 1
+
+
+async def test_life_without_a_shell() -> None:
+    """It is found, stopped and pruned as others are; functions are refused."""
+    image = need_busybox(SHELLLESS_IMAGE)
+    async with aio.Sandbox.run(
+        "sleep", "901", engine="docker", container_image=image, detached=True, tags=["bare"]
+    ) as sandbox:
+        await sandbox
+        (listed,) = await aio.Sandbox.list(engine="docker", tags=["bare"])
+        assert (await listed.exec(["echo", "found"])).stdout == "found\n"
+        await listed.stop(graceful_shutdown_seconds=0)
+        assert (listed.status, listed.exit_reason) == (SandboxStatus.TERMINATED, ExitReason.STOPPED)
+    async with DockerEngine() as engine:
+        assert sandbox.sandbox_id in await engine.prune()
+    async with aio.Session(engine="docker") as session:
+
+        @session.function(container_image=image, command="sleep", args=["902"])
+        def double(x: int) -> int:
+            return 2 * x
+
+        with pytest.raises(aviato.CapabilityError):
+            await double.remote(2)

@@ -27,6 +27,8 @@ from aviato.exceptions import AviatoError
 Value = TypeVar("Value")
 GUIDE_IMAGE = "python:3.11"
 BARE_IMAGE = "aviato-test-without-python:1"
+BASH_IMAGE = "aviato-test-without-python-bash:1"
+"""As the bare one, with bash for `sh`, as Fedora and Arch have it."""
 BUSYBOX_IMAGE = "aviato-test-busybox:1"
 """Busybox alone, and nothing else."""
 GUIDE_BUSYBOX_IMAGE = "busybox:1.36"
@@ -107,11 +109,15 @@ def require_docker() -> None:
 
 def _make_images() -> None:
     """Give the daemon what it lacks of the images that tests ask for."""
-    for names, packages in (((DEFAULT_IMAGE, GUIDE_IMAGE), _PACKAGES), ((BARE_IMAGE,), _BARE_PACKAGES)):
+    for names, packages, shell in (
+        ((DEFAULT_IMAGE, GUIDE_IMAGE), _PACKAGES, "dash"),
+        ((BARE_IMAGE,), _BARE_PACKAGES, "dash"),
+        ((BASH_IMAGE,), ("coreutils", "bash"), "bash"),
+    ):
         missing = [name for name in names if not _has(name)]
         if not missing:
             continue
-        _import(missing[0], _root_of(packages))
+        _import(missing[0], _root_of(packages, shell))
         for name in missing[1:]:
             repository, _, tag = name.rpartition(":")
             ask("POST", f"/images/{missing[0]}/tag", params={"repo": repository, "tag": tag})
@@ -183,7 +189,7 @@ def _import(name: str, content: bytes) -> None:
     )  # fmt: skip
 
 
-def _root_of(packages: tuple[str, ...]) -> bytes:
+def _root_of(packages: tuple[str, ...], shell: str) -> bytes:
     """Pack the files of installed Debian packages, and of those they need."""
     if shutil.which("dpkg-query") is None:
         raise OSError("images are made of Debian's packages, and there is no dpkg here")
@@ -208,7 +214,7 @@ def _root_of(packages: tuple[str, ...]) -> bytes:
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             tar.addfile(entry)
-        links = {f"{name}": f"usr/{name}" for name in _MERGED} | {"usr/bin/python": "python3", "usr/bin/sh": "dash"}
+        links = {f"{name}": f"usr/{name}" for name in _MERGED} | {"usr/bin/python": "python3", "usr/bin/sh": shell}
         for name, target in links.items():
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, target

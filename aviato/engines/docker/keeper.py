@@ -24,20 +24,24 @@ unset {TOKEN_VARIABLE}
 exec 3>&2
 _reason=0 _code=-1 _main= _tick= _turn=0
 _now() {{
- read -r _t _ </proc/uptime
+ until read -r _t _ </proc/uptime; do :; done
  _f=${{_t#*.}} _t=${{_t%.*}}
  case $_f in ??) ;; *) _f=00 ;; esac
  _now=$((_t * 100 + ${{_f#0}}))
 }}
 gone() {{
- [ -r "/proc/$1/stat" ] && read -r _s <"/proc/$1/stat" || return 0
+ until [ ! -r "/proc/$1/stat" ] || read -r _s <"/proc/$1/stat"; do :; done 2>/dev/null
+ [ -r "/proc/$1/stat" ] || return 0
  case ${{_s##*) }} in [ZX]*) return 0 ;; esac
  return 1
-}} 2>/dev/null
+}}
 main_over() {{
  [ "$_main" ] && gone "$_main" || return 0
- wait "$_main" 2>/dev/null
- _code=$? _main=
+ trap '' TERM USR1
+ trap - CHLD
+ _ended=$_main _main=
+ wait "$_ended" 2>/dev/null
+ _code=$?
  finish 1
 }}
 finish() {{
@@ -51,6 +55,7 @@ finish() {{
  fi
  echo "$_token $_reason $_code" >&3
  [ "$_code" -ge 0 ] || _code=0
+ exec "$0" -c "exit $_code" 3>&-
  exit "$_code"
 }}
 alone() {{
@@ -132,7 +137,10 @@ done
 """
 """Where the shell's `read` has no time limit, a child of it wakes it up from time to time; and it ends with that.
 
-The last words have a descriptor of their own: a trap runs in the middle of whatever is redirected at that moment."""
+A trap may run between any two commands, and what it interrupts is not to be believed: `read` is tried again, and who
+waits for the main command lets no trap do so too.
+The last words have a descriptor of their own: a trap runs in the middle of whatever is redirected at that moment.
+`$0` is the shell, which becomes another one to exit: one that exits in a trap gives another code, if it is bash."""
 
 
 def arguments(spec: SandboxSpec, config: dict[str, int]) -> list[str]:

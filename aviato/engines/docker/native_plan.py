@@ -141,7 +141,7 @@ def make_native(plan: Plan, spec: SandboxSpec, facts: Facts, name: str) -> Plan:
     if facts.shell is None:
         body |= {"Entrypoint": list(spec.command or ()), "Env": environment}
     else:
-        script = [facts.shell, "-c", keeper.KEEP, "aviato", *keeper.arguments(spec, config)]
+        script = [facts.shell, "-c", keeper.KEEP, facts.shell, *keeper.arguments(spec, config)]
         body |= {"Entrypoint": script, "Env": [*plan.body["Env"], *environment], "OpenStdin": True}
     return Plan(body, _with_folder(spec.temp_dir, plan.archive), config, native=True)
 
