@@ -388,6 +388,14 @@ async def test_it_is_paused(sandbox: aio.Sandbox) -> None:
     assert (await process).stdout == "later\n"
 
 
+async def test_signals_do_not_deceive_its_clock(sandbox: aio.Sandbox) -> None:
+    """Whatever comes in the middle of its looking at the time, the shell goes on, and reaps what others leave."""
+    storm = "i=0; while [ $i -lt 300 ]; do (sleep 0.01 &); kill -USR1 1; kill -CHLD 1; i=$((i + 1)); done"
+    done = await asyncio.gather(*(sandbox.exec(["sh", "-c", storm]) for _ in range(3)))
+    assert [item.returncode for item in done] == [0, 0, 0]
+    assert await sandbox.get_status() is SandboxStatus.RUNNING
+
+
 async def test_another_process_uses_and_ends_it(sandbox: aio.Sandbox) -> None:
     """It lists, runs, reads and stops, and this one learns of the end."""
     await sandbox.write_file("/tmp/x", "from here")

@@ -348,7 +348,12 @@ class Writing(_Transfer):
         yield bytes(-self._size % _BLOCK + 2 * _BLOCK)
 
     async def _move(self, temporary: str, path: str) -> None:
-        code, said = await self.agent.tool(native_scripts.MOVE, temporary, path)
+        try:
+            code, said = await self.agent.tool(native_scripts.MOVE, temporary, path)
+        except EngineError:
+            if await self._look(temporary) is None and await self._look(path) is not None:
+                return  # it took place, and what did it was killed: the new file can be the sandbox's end
+            raise
         if code:
             number = errno.EISDIR if code == _IS_DIRECTORY else errno.EIO
             number = next((value for text, value in _ERRORS.items() if text in said), number)
