@@ -16,15 +16,19 @@ from typing import Any
 import pytest
 
 from tests.helpers import faults, left
-from tests.helpers.docker import containers, remove_images, require_docker, why_not_docker
+from tests.helpers.docker import BARE_IMAGE, containers, remove_images, require_docker, why_not_docker
 from tests.helpers.local import groups_left, require_local, sandboxes_alive, sandboxes_running
 
 ENGINES = ["fake", "local", "docker"]
+NATIVE = "docker-native"
+"""Docker with an image without Python: only on demand, since many tests run Python in their sandboxes."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose its engines."""
-    parser.addoption("--engine", action="append", default=[], help="only these engines: fake, local, docker")
+    parser.addoption(
+        "--engine", action="append", default=[], help="only these engines: fake, local, docker, docker-native"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that use an engine on each of them."""
     if "engine" in metafunc.fixturenames:
         wanted = metafunc.config.getoption("--engine") or ENGINES
-        marks = {"docker": pytest.mark.docker}
+        marks = {"docker": pytest.mark.docker, NATIVE: pytest.mark.docker}
         given = [pytest.param(name, marks=marks.get(name, ())) for name in wanted]
         metafunc.parametrize("engine", given, indirect=True, scope="function")
 
@@ -67,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the tests of Docker out where other engines were asked for."""
     wanted = config.getoption("--engine")
-    if wanted and "docker" not in wanted:
+    if wanted and not {"docker", NATIVE} & set(wanted):
         items[:] = [item for item in items if item.get_closest_marker("docker") is None]
 
 
@@ -95,13 +99,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture
-def engine(request: pytest.FixtureRequest) -> Any:
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An engine by the name that configurations take, or an object."""
     if request.param == "local":
         require_local()
         return "local"
-    if request.param == "docker":
+    if request.param in {"docker", NATIVE}:
         require_docker()
+        if request.param == NATIVE:
+            monkeypatch.setattr("aviato.engines.docker.engine.DEFAULT_IMAGE", BARE_IMAGE)
         return "docker"
     from aviato.testing import FakeEngine
 

@@ -39,6 +39,10 @@ STDIN_WINDOW = 256 * 1024
 """Bytes of input that may be on their way before `ACK`."""
 
 
+UNABLE = 1 << 16
+"""In the place of an errno in `ERROR`, and no system's number: this agent cannot do what was asked for, ever."""
+
+
 class FrameType(IntEnum):
     """Frame types; the lower half is sent by the client, the upper half by the agent."""
 

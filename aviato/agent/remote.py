@@ -16,6 +16,7 @@ from aviato.agent.frames import (
     S_SIGNAL,
     S_STARTED,
     STDIN_WINDOW,
+    UNABLE,
     WINDOW,
     ExitFlags,
     ExitStatus,
@@ -28,6 +29,7 @@ from aviato.agent.frames import (
 from aviato.exceptions import (
     AgentProtocolError,
     AviatoError,
+    CapabilityError,
     EngineConnectionError,
     Outcome,
     SandboxExecutionError,
@@ -331,8 +333,12 @@ class RemoteProcess:
         error: AviatoError
         if number == errnos.ESHUTDOWN:
             error = SandboxTerminatedError(f"sandbox {sandbox} is stopping", sandbox_id=sandbox)
+        elif number == UNABLE:
+            error = CapabilityError(f"sandbox {sandbox}: {message}")
         elif self._attaching and number == errnos.ESRCH:
             error = EngineConnectionError(f"the agent in {sandbox} lost the command while its connection was down")
+        elif number == errnos.ECONNRESET:
+            error = EngineConnectionError(f"sandbox {sandbox}: {message}", outcome=Outcome.UNKNOWN)
         elif number in _EXHAUSTED:
             error = SandboxResourceExhaustedError(
                 f"command could not be started in {sandbox}: {message}", sandbox_id=sandbox

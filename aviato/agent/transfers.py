@@ -17,6 +17,7 @@ from aviato.agent.frames import (
     S_FILE_WRITE,
     S_OFFSET,
     STDIN_WINDOW,
+    UNABLE,
     WINDOW,
     FrameType,
     Which,
@@ -25,7 +26,14 @@ from aviato.agent.frames import (
     pack_strings,
 )
 from aviato.agent.remote import exact, unpack_error
-from aviato.exceptions import AgentProtocolError, AviatoError, EngineConnectionError, Outcome, SandboxFileError
+from aviato.exceptions import (
+    AgentProtocolError,
+    AviatoError,
+    CapabilityError,
+    EngineConnectionError,
+    Outcome,
+    SandboxFileError,
+)
 
 if TYPE_CHECKING:
     from aviato.agent.remote import Outlet
@@ -64,6 +72,10 @@ class _Transfer:
     def _fail(self, payload: memoryview) -> None:
         number, message = unpack_error(payload)
         self._ended = True
+        if number == UNABLE:
+            self._error = CapabilityError(f"{self.verb} {self._path!r} in sandbox {self._outlet.sandbox_id}: {message}")
+            self._wake()
+            return
         self._error = SandboxFileError(
             f"{self.verb} {self._path!r} in sandbox {self._outlet.sandbox_id}: {message}",
             filepath=self._path,

@@ -31,6 +31,11 @@ class Pipe:
         self._writable = asyncio.Event()
 
     @property
+    def held(self) -> int:
+        """Bytes that can be taken now."""
+        return len(self.buffer)
+
+    @property
     def ended(self) -> bool:
         """True when nothing more can come."""
         return not self.buffer and not self.writers

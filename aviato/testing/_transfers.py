@@ -17,12 +17,13 @@ from aviato.agent.frames import (
     WriteFlags,
     unpack_strings,
 )
+from aviato.agent.served_streams import Input
 from aviato.exceptions import AgentProtocolError
-from aviato.testing._commands import Input
 from aviato.testing._files import Node, failure
 
 if TYPE_CHECKING:
-    from aviato.testing._agent import AgentConnection, FakeAgent
+    from aviato.agent.served import AgentConnection
+    from aviato.testing._agent import FakeAgent
 
 
 def _path(payload: bytes, offset: int) -> str:

@@ -7,6 +7,7 @@ import builtins
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from typing import Self
 
+from aviato.agent.memory import connect_in_memory
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
 from aviato.exceptions import (
     CapabilityError,
@@ -22,7 +23,6 @@ from aviato.testing._clock import Clock
 from aviato.testing._faults import Faults
 from aviato.testing._machine import DEFAULT_IMAGE, FakeMachine, FakeSandbox
 from aviato.testing._processes import Main
-from aviato.testing._transport import connect_in_memory
 
 __all__ = ["FakeEngine"]
 
@@ -219,7 +219,7 @@ class FakeEngine(Engine):
 
     async def connect(self, sandbox_id: str, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Open a stream to the agent; see `Engine.connect`."""
-        from aviato.testing._agent import AgentConnection  # noqa: PLC0415 - beside its use
+        from aviato.agent.served import AgentConnection  # noqa: PLC0415 - beside its use
 
         machine = self._use()
         await self.faults.before("connect")

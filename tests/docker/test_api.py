@@ -240,7 +240,6 @@ async def test_a_login_is_sent_with_a_pull(serve: Serve, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("status", "said", "spec", "kind", "text"),
     [
-        (400, 'exec: "python3": executable file not found in $PATH', {}, CapabilityError, "no python3"),
         (400, "Unknown runtime specified runsc: unknown or invalid runtime name", {"runtime": "runsc"},
          CapabilityError, "runsc"),
         (500, "--storage-opt is supported only for overlay over xfs", {}, CapabilityError, "resources.disk"),
@@ -254,7 +253,7 @@ def test_why_a_container_cannot_start(
     status: int, said: str, spec: dict[str, Any], kind: type[AviatoError], text: str
 ) -> None:
     """What was asked for and cannot be had is named."""
-    error = explain_start(ApiError(status, said, "start"), SandboxSpec(sandbox_id=ID, **spec), "image")
+    error = explain_start(ApiError(status, said, "start"), SandboxSpec(sandbox_id=ID, **spec))
     assert type(error) is kind
     assert text in str(error)
 

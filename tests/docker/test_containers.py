@@ -17,7 +17,7 @@ from aviato.engines.base import SandboxSpec
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
 from aviato.engines.docker.engine import DockerEngine
 from aviato.models import ExitReason, SandboxStatus
-from tests.helpers.docker import BARE_IMAGE, ask, containers
+from tests.helpers.docker import ask, containers
 from tests.helpers.proxy import Proxy
 from tests.local.support import becomes
 
@@ -93,13 +93,6 @@ async def test_memory_that_is_used_up() -> None:
         done = await sandbox.exec(["python", "-c", "x = b'x' * (256 << 20)"])
         assert done.returncode in {1, 137}
         assert (await sandbox.exec(["echo", "on"])).stdout == "on\n"
-
-
-async def test_an_image_without_python_is_refused_by_name() -> None:
-    """What is missing, and what to do; and nothing is left."""
-    with pytest.raises(aviato.CapabilityError, match=f"{BARE_IMAGE}.* has no python3"):
-        async with aio.Sandbox.run(engine="docker", container_image=BARE_IMAGE) as sandbox:
-            await sandbox
 
 
 async def test_what_the_agent_holds_is_not_to_be_had_inside() -> None:

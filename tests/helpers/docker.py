@@ -9,9 +9,11 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tarfile
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -25,6 +27,14 @@ from aviato.exceptions import AviatoError
 Value = TypeVar("Value")
 GUIDE_IMAGE = "python:3.11"
 BARE_IMAGE = "aviato-test-without-python:1"
+BASH_IMAGE = "aviato-test-without-python-bash:1"
+"""As the bare one, with bash for `sh`, as Fedora and Arch have it."""
+BUSYBOX_IMAGE = "aviato-test-busybox:1"
+"""Busybox alone, and nothing else."""
+GUIDE_BUSYBOX_IMAGE = "busybox:1.36"
+SHELLLESS_IMAGE = "aviato-test-without-shell:1"
+"""A few programs and no shell, as images that hold one application are."""
+_SHELLLESS = ("cat", "echo", "false", "head", "sleep", "true", "pwd")
 _PACKAGES = ("coreutils", "dash", "bash", "grep", "sed", "findutils", "util-linux", "procps", "python3", "base-passwd")
 _BARE_PACKAGES = ("coreutils", "dash")
 _MERGED = ("bin", "sbin", "lib", "lib64")
@@ -38,6 +48,7 @@ _FILES = {
 }
 _NAME = re.compile(r"\s*([a-z0-9][a-z0-9.+-]+)")
 _LEFT_OUT = ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info")
+_INTERPRETER = 3  # the kind of a program header that names a dynamic linker
 _tagged: list[str] = []
 
 
@@ -98,15 +109,64 @@ def require_docker() -> None:
 
 def _make_images() -> None:
     """Give the daemon what it lacks of the images that tests ask for."""
-    for names, packages in (((DEFAULT_IMAGE, GUIDE_IMAGE), _PACKAGES), ((BARE_IMAGE,), _BARE_PACKAGES)):
+    for names, packages, shell in (
+        ((DEFAULT_IMAGE, GUIDE_IMAGE), _PACKAGES, "dash"),
+        ((BARE_IMAGE,), _BARE_PACKAGES, "dash"),
+        ((BASH_IMAGE,), ("coreutils", "bash"), "bash"),
+    ):
         missing = [name for name in names if not _has(name)]
         if not missing:
             continue
-        _import(missing[0], _root_of(packages))
+        _import(missing[0], _root_of(packages, shell))
         for name in missing[1:]:
             repository, _, tag = name.rpartition(":")
             ask("POST", f"/images/{missing[0]}/tag", params={"repo": repository, "tag": tag})
         _tagged.extend(missing)
+    for name, programs in ((BUSYBOX_IMAGE, None), (GUIDE_BUSYBOX_IMAGE, None), (SHELLLESS_IMAGE, _SHELLLESS)):
+        if why_not_busybox() is None and not _has(name):
+            _import(name, _busybox_root(programs))
+            _tagged.append(name)
+
+
+def why_not_busybox() -> str | None:
+    """Say why there are no images of busybox, None when there are."""
+    program = shutil.which("busybox")
+    if program is None:
+        return "there is no busybox: apt-get install busybox-static"
+    with Path(program).open("rb") as file:
+        head = file.read(4096)
+    table, size, count = int.from_bytes(head[32:40], "little"), *struct.unpack_from("<HH", head, 54)
+    kinds = {int.from_bytes(head[at : at + 4], "little") for at in range(table, table + size * count, size)}
+    return "busybox is not linked statically: apt-get install busybox-static" if _INTERPRETER in kinds else None
+
+
+def _busybox_root(programs: tuple[str, ...] | None) -> bytes:
+    """Pack busybox under the names of programs; None: of all that it has, and its own."""
+    busybox = shutil.which("busybox") or "busybox"
+    listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    own = "bin/busybox" if programs is None else "lib/programs"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, mode in (
+            ("bin", 0o755),
+            ("lib", 0o755),
+            ("etc", 0o755),
+            ("root", 0o700),
+        ):  # no /tmp: it is to be made
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            tar.addfile(entry)
+        tar.add(busybox, own)
+        for name in programs or listed:
+            if name != "busybox":
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, f"/{own}"
+                tar.addfile(link)
+        for name, text in _FILES.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text), 0o644
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()
 
 
 def _has(name: str) -> bool:
@@ -131,11 +191,11 @@ def _import(name: str, content: bytes) -> None:
 
 def root_with_python() -> bytes:
     """Pack a root file system in which sandboxes run."""
-    return _root_of(_PACKAGES)
+    return _root_of(_PACKAGES, "dash")
 
 
 @functools.cache
-def _root_of(packages: tuple[str, ...]) -> bytes:
+def _root_of(packages: tuple[str, ...], shell: str) -> bytes:
     """Pack the files of installed Debian packages, and of those they need."""
     if shutil.which("dpkg-query") is None:
         raise OSError("images are made of Debian's packages, and there is no dpkg here")
@@ -160,7 +220,7 @@ def _root_of(packages: tuple[str, ...]) -> bytes:
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             tar.addfile(entry)
-        links = {f"{name}": f"usr/{name}" for name in _MERGED} | {"usr/bin/python": "python3", "usr/bin/sh": "dash"}
+        links = {f"{name}": f"usr/{name}" for name in _MERGED} | {"usr/bin/python": "python3", "usr/bin/sh": shell}
         for name, target in links.items():
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, target

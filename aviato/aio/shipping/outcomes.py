@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aviato.aio.shipping.inside.refused import BadValue, NotHere
 from aviato.aio.shipping.inside.runner import ERROR, NOT_CARRIED, VALUE
-from aviato.exceptions import FunctionSerializationError, SandboxExecutionError
+from aviato.exceptions import CapabilityError, FunctionSerializationError, SandboxError, SandboxExecutionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from aviato.aio.shipping.interpreter import Answer
     from aviato.models import ProcessResult
 
+_NOT_FOUND = 127
 _HINTS = {
     126: "The sandbox's image has a python3 that cannot be run.",
-    127: "The sandbox's image has no python3 (3.8 or later); choose one with container_image=.",
     137: "SIGKILL from nowhere usually means that the sandbox's memory limit was reached; see resources=.",
 }
 
@@ -102,8 +102,13 @@ def _builtin(name: str) -> type[BaseException] | None:
     return found if isinstance(found, type) and issubclass(found, BaseException) else None
 
 
-def ended(printed: ProcessResult, name: str, sandbox_id: str) -> SandboxExecutionError:
-    """Say that the interpreter ended without an answer, and how."""
+def ended(printed: ProcessResult, name: str, sandbox_id: str) -> SandboxError | CapabilityError:
+    """Say that the interpreter ended without an answer, and how; or that there is none."""
+    if printed.returncode == _NOT_FOUND and printed.stderr.startswith("aviato: python3:"):
+        return CapabilityError(
+            f"{name} cannot be called: the sandbox's image has no python3, which remote functions need",
+            hint="Choose an image with Python 3.8 or later by container_image=.",
+        )
     how = f"signal {printed.signal}" if printed.signal else f"return code {printed.returncode}"
     lines = printed.stderr.strip().splitlines()
     last = f"; its last words: {lines[-1][:300]}" if lines else ""

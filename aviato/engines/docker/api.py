@@ -104,7 +104,7 @@ class Api:
         what: str,
         params: Mapping[str, str] | None = None,
         body: Any = None,
-        data: bytes | None = None,
+        data: bytes | AsyncIterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
     ) -> Any:
@@ -116,7 +116,7 @@ class Api:
                 have done what it was asked for.
         """
         seconds = self.seconds if seconds is None else seconds
-        content_file = None if data is None else io.BytesIO(data)  # sent piece by piece
+        content_file = io.BytesIO(data) if isinstance(data, bytes) else data  # sent piece by piece
         with self._explained(what, seconds):
             async with await self._send(
                 method, path, what, seconds, params=params, json=body, data=content_file, headers=headers
@@ -125,6 +125,17 @@ class Api:
         if not content:
             return None
         return json.loads(content) if response.content_type == "application/json" else content
+
+    async def head(self, path: str, *, what: str, params: Mapping[str, str] | None = None) -> Mapping[str, str]:
+        """Ask for the headers of an answer only.
+
+        Raises:
+            ApiError: The daemon answered with an error.
+            EngineConnectionError: It cannot be reached, or did not answer in time.
+        """
+        with self._explained(what, REQUEST_SECONDS):
+            async with await self._send("HEAD", path, what, REQUEST_SECONDS, params=params) as response:
+                return response.headers
 
     async def stream(
         self,
@@ -159,8 +170,12 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
         response = await self._session.request(method, self._url(path), timeout=timeout, **more)
         if response.status >= 400:  # noqa: PLR2004 - where HTTP's errors begin
+            transport = response.connection.transport if response.connection is not None else None
             async with response:
-                raise ApiError(response.status, error_text(await _read_all(response)), what)
+                said = error_text(await _read_all(response))
+            if transport is not None and transport.get_write_buffer_size():
+                transport.abort()  # the daemon does not read the rest of the request, and to close would wait for that
+            raise ApiError(response.status, said, what)
         return response
 
     @contextlib.contextmanager

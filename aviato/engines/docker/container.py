@@ -41,11 +41,13 @@ class Plan:
         body: Of the request that creates the container.
         archive: Tar of the mounted files, empty for none.
         config: What the agent is told.
+        native: True when there is no agent.
     """
 
     body: dict[str, Any]
     archive: bytes
     config: dict[str, Any]
+    native: bool = False
 
 
 def refuse(spec: SandboxSpec) -> None:

@@ -20,13 +20,14 @@ from urllib.parse import quote
 
 from aviato.agent.channel import Channel
 from aviato.engines.base import Capabilities, Engine, LogRecord, SandboxQuery, SandboxSpec
-from aviato.engines.docker import exits, logs, records, stage
+from aviato.engines.docker import exits, logs, native_plan, records, stage
 from aviato.engines.docker.api import Api, ApiError
 from aviato.engines.docker.container import Plan, make_plan
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
 from aviato.engines.docker.events import attended
 from aviato.engines.docker.hijack import ExecStream
 from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
+from aviato.engines.docker.native import NativeAgent
 from aviato.engines.docker.refusals import explain_start
 from aviato.exceptions import (
     EngineConnectionError,
@@ -76,6 +77,8 @@ class DockerEngine(Engine):
         self._made: set[str] = set()
         self._attached: set[str] = set()
         self._streams: dict[str, ExecStream] = {}
+        self._without_python: dict[str, native_plan.Facts] = {}  # by the image's id
+        self._natives: dict[str, NativeAgent] = {}
         self._kept: deque[str] = deque()
         self._since = 0.0
         self._closed = False
@@ -116,26 +119,39 @@ class DockerEngine(Engine):
         try:
             name = spec.image or DEFAULT_IMAGE
             image = await ensure_image(self._api, name, spec.pull_policy, spec.on_pull_progress)
-            token = secrets.token_hex(16)
-            plan = make_plan(spec, image, name, token, self._daemon)
-            plan.config["last_words"] = token.encode()
             self._since = self._since or time.time() - _CLOCK_MARGIN
             async with self._creates:
-                await self._make(spec, plan, name)
+                try:
+                    await self._make(spec, self._plan(spec, image, name), image)
+                except native_plan.NoPythonError as error:
+                    self._without_python[image["Id"]] = error.facts
+                    await self._make(spec, self._plan(spec, image, name), image)
         finally:
             del self._creating[sandbox_id]
             mark.set_result(None)
         return await self.get(sandbox_id)
 
-    async def _make(self, spec: SandboxSpec, plan: Plan, image: str) -> None:
+    def _plan(self, spec: SandboxSpec, image: dict[str, Any], name: str) -> Plan:
+        token = secrets.token_hex(16)
+        plan = make_plan(spec, image, name, token, self._daemon)
+        plan.config["last_words"] = token.encode()
+        facts = self._without_python.get(image["Id"])
+        return plan if facts is None else native_plan.make_native(plan, spec, facts, name)
+
+    async def _make(self, spec: SandboxSpec, plan: Plan, image: dict[str, Any]) -> None:
         sandbox_id = spec.sandbox_id
-        if not await self._create_container(spec, plan, image):
+        if not await self._create_container(spec, plan):
             return
         try:
             await self._run(spec, plan)
         except ApiError as error:
-            await self._remove_surely(sandbox_id)
-            raise explain_start(error, spec, image) from error
+            try:
+                if not plan.native and native_plan.lacks_python(error):
+                    facts = await native_plan.look(self._api, sandbox_id, native_plan.image_path(image))
+                    raise native_plan.NoPythonError(facts) from error
+            finally:
+                await self._remove_surely(sandbox_id)
+            raise explain_start(error, spec) from error
         except BaseException:
             await self._remove_surely(sandbox_id)
             raise
@@ -143,7 +159,7 @@ class DockerEngine(Engine):
         if not spec.detached:
             self._made.add(sandbox_id)
 
-    async def _create_container(self, spec: SandboxSpec, plan: Plan, image: str) -> bool:
+    async def _create_container(self, spec: SandboxSpec, plan: Plan) -> bool:
         """Create it; false when it is there already, by an equal request."""
         sandbox_id = spec.sandbox_id
         creation = asyncio.ensure_future(
@@ -173,7 +189,7 @@ class DockerEngine(Engine):
                 raise SandboxFailedError(
                     f"the id {sandbox_id} is in use by a sandbox with another specification", sandbox_id=sandbox_id
                 ) from error
-            raise explain_start(error, spec, image) from error
+            raise explain_start(error, spec) from error
         return True
 
     async def _is_same(self, spec: SandboxSpec, plan: Plan) -> bool:
@@ -197,6 +213,8 @@ class DockerEngine(Engine):
                 what="put the mounted files into the container",
             )
         await self._api.request("POST", f"{path}/start", what="start the container")
+        if plan.native:
+            return
         stream = await self._bring(spec.sandbox_id)
         try:
             magic = await stream.read(stage.MAGIC_BYTES)
@@ -344,6 +362,8 @@ class DockerEngine(Engine):
                     await self._ended(number, _LAST_WORDS_SECONDS)
             await self._gently("POST", f"/containers/{number}/kill", params={"signal": "SIGKILL"})
             await self._ended(number, _KILL_SECONDS)
+        if (native := self._natives.get(sandbox_id)) is not None:
+            await native.farewell()
         self._drop_stream(sandbox_id)
         container = await self._find(sandbox_id)
         if container is None:
@@ -412,6 +432,9 @@ class DockerEngine(Engine):
     async def connect(self, sandbox_id: str, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Open a stream to the agent; see `Engine.connect`."""
         stream = self._streams.pop(sandbox_id, None)
+        known = self._natives.get(sandbox_id)
+        if known is not None and not known.is_ending:
+            return known.connect(protocol)
         if stream is None:
             container = await self._known(sandbox_id)
             info = await self._describe(container)
@@ -419,6 +442,8 @@ class DockerEngine(Engine):
                 if info.exit_reason is ExitReason.LOST:
                     raise SandboxLostError(f"sandbox {sandbox_id} was lost: {info.message}", sandbox_id=sandbox_id)
                 raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
+            if "native" in records.read_record(container["Config"]["Labels"]):
+                return self._connect_natively(sandbox_id, container, protocol)
             try:
                 stream = await self._bring(container["Id"])
             except EngineError as error:
@@ -428,6 +453,21 @@ class DockerEngine(Engine):
             self._attached.add(sandbox_id)
             self._since = self._since or time.time() - _CLOCK_MARGIN
         return stream.hand_over(protocol)
+
+    def _connect_natively(
+        self, sandbox_id: str, container: dict[str, Any], protocol: asyncio.Protocol
+    ) -> asyncio.Transport:
+        """Connect to the stand-in for the agent, which lives here."""
+        agent = self._natives.get(sandbox_id)
+        if agent is None or agent.is_ending:
+            agent = self._natives[sandbox_id] = NativeAgent(self._api, container, self._native_done)
+            self._attached.add(sandbox_id)
+            self._since = self._since or time.time() - _CLOCK_MARGIN
+        return agent.connect(protocol)
+
+    def _native_done(self, agent: NativeAgent) -> None:
+        if self._natives.get(agent.sandbox_id) is agent:
+            del self._natives[agent.sandbox_id]
 
     async def logs(
         self, sandbox_id: str, *, follow: bool = False, tail_lines: int | None = None, since: float | None = None
@@ -439,9 +479,11 @@ class DockerEngine(Engine):
 
     async def extend(self, sandbox_id: str, seconds: float) -> SandboxInfo:
         """Let a sandbox live longer; see `Engine.extend`."""
-        info = await self.get(sandbox_id)
+        container = await self._known(sandbox_id)
+        info = await self._describe(container)
         if info.status.is_terminal:
             raise SandboxNotRunningError(f"sandbox {sandbox_id} has ended", sandbox_id=sandbox_id)
+        native_plan.check_lifetime(container)
         channel = Channel(lambda protocol: self._second_stream(sandbox_id, protocol), sandbox_id=sandbox_id)
         try:
             await channel.open(_OPEN_SECONDS)
@@ -465,6 +507,9 @@ class DockerEngine(Engine):
         stream = self._streams.pop(sandbox_id, None)
         if stream is not None:
             stream.abort()
+        native = self._natives.pop(sandbox_id, None)
+        if native is not None:
+            native.close()
 
     async def close(self) -> None:
         """Remove the attached sandboxes that this object made and let the daemon go; see `Engine.close`."""
@@ -473,7 +518,7 @@ class DockerEngine(Engine):
         if self._made:
             await asyncio.gather(*map(self._remove, list(self._made)), return_exceptions=True)
         self._closed = True
-        for sandbox_id in list(self._streams):
+        for sandbox_id in [*self._streams, *self._natives]:
             self._drop_stream(sandbox_id)
         await self._api.close()
 
@@ -487,6 +532,7 @@ class DockerEngine(Engine):
         """Leave the parent's connections alone in a forked child; see `Engine.forget_after_fork`."""
         self._made.clear()
         self._streams.clear()
+        self._natives.clear()
         self._closed = True
 
 

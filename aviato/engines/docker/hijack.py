@@ -47,9 +47,10 @@ class ExecStream(asyncio.Protocol):
         complaint: The end of what the program wrote to its standard error.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, body: bytes = _BODY) -> None:
         self.complaint = b""
         self._path = path
+        self._body = body
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._protocol: asyncio.Protocol | None = None
@@ -71,14 +72,23 @@ class ExecStream(asyncio.Protocol):
             EngineConnectionError: It cannot be reached, hung up, or did not answer.
         """
         stream = cls(api.path(f"/exec/{exec_id}/start"))
-        transport = await api.raw_connection(stream)
+        await stream.begin(api)
+        return stream
+
+    async def begin(self, api: Api) -> None:
+        """Send the request and wait until the connection is taken over.
+
+        Raises:
+            ApiError: The daemon refused.
+            EngineConnectionError: It cannot be reached, or hung up.
+        """
+        transport = await api.raw_connection(self)
         try:
             async with _limited("the Docker daemon did not open a stream into the container"):
-                await stream._opened
+                await self._opened
         except BaseException:
             transport.abort()
             raise
-        return stream
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
@@ -86,9 +96,9 @@ class ExecStream(asyncio.Protocol):
         self._transport = transport
         head = (
             f"POST {self._path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(self._body)}\r\n\r\n"
         )
-        transport.write(head.encode() + _BODY)
+        transport.write(head.encode() + self._body)
 
     def data_received(self, data: bytes) -> None:
         """Read the answer's head, then pieces."""
@@ -175,6 +185,11 @@ class ExecStream(asyncio.Protocol):
             said = (said + self._early)[:_COMPLAINT_BYTES]
             text = said.decode("utf-8", "replace").strip()
             raise EngineConnectionError(f"no program can be started in the container: {text}", retryable=True)
+
+    @property
+    def is_over(self) -> bool:
+        """True when the connection has ended."""
+        return self._is_over
 
     def write(self, data: bytes) -> None:
         """Write to the program's input."""

@@ -23,7 +23,7 @@ _LAST_LINES = 16
 
 async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords | None, str]:
     """Read why the agent ended the sandbox, None when it did not say, and what it or its loader complained of."""
-    token = _token(container)
+    token = token_of(container)
     found, complaint = None, ""
     params = {"stderr": "1", "tail": str(_LAST_LINES)}
     content = await api.request("GET", f"/containers/{container['Id']}/logs", params=params, what="read a log")
@@ -37,7 +37,8 @@ async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords 
     return found, complaint
 
 
-def _token(container: Mapping[str, Any]) -> bytes:
+def token_of(container: Mapping[str, Any]) -> bytes:
+    """Return what stands before the last words, empty for a container whose first process says none."""
     for item in container["Config"].get("Env") or ():
         name, _, value = item.partition("=")
         if name == TOKEN_VARIABLE:
@@ -49,7 +50,7 @@ async def read_logs(
     api: Api, container: Mapping[str, Any], *, follow: bool, tail_lines: int | None, since: float | None
 ) -> AsyncIterator[LogRecord]:
     """Iterate over the main command's output, without the agent's last words."""
-    token = _token(container)
+    token = token_of(container)
     if tail_lines is not None and tail_lines <= 0 and not follow:
         return
     params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}

@@ -27,6 +27,7 @@ _REASONS = {
     4: ExitReason.LIFETIME,
     5: ExitReason.TIMEOUT,
 }
+_MAIN_EXITED = 1
 _NEVER = "0001-01-01T00:00:00Z"
 _SIGNALLED = 128
 _OOM_CODE = 137
@@ -38,6 +39,13 @@ class LastWords:
 
     reason: int
     code: int
+
+
+def believable(words: LastWords | None, state: Mapping[str, Any]) -> LastWords | None:
+    """Return last words if the container's end does not contradict them: a shell's may be anybody's of its user."""
+    if words is not None and _REASONS.get(words.reason) is ExitReason.EXITED and words.code != state.get("ExitCode"):
+        return None
+    return words
 
 
 def user_name() -> str:
@@ -111,6 +119,13 @@ def describe(container: Mapping[str, Any], words: LastWords | None, complaint: s
             state["Status"], SandboxStatus.TERMINATING if stopping else SandboxStatus.RUNNING
         )
         return SandboxInfo(status=status, **known)
+    native = record.get("native")
+    if native is not None:
+        words = believable(words, state)
+    if native is not None and native["shell"] is None and not state.get("OOMKilled") and not state.get("Error"):
+        words = (
+            LastWords(_MAIN_EXITED, state["ExitCode"]) if not stopping else None
+        )  # its main command is all there was
     return SandboxInfo(
         ended_at=_time(state.get("FinishedAt")), **_end(state, words, complaint, stopping=stopping), **known
     )

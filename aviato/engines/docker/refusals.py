@@ -7,14 +7,9 @@ from aviato.engines.docker.api import ApiError
 from aviato.exceptions import AviatoError, CapabilityError, SandboxFailedError, SandboxResourceExhaustedError
 
 
-def explain_start(error: ApiError, spec: SandboxSpec, image: str) -> AviatoError:
+def explain_start(error: ApiError, spec: SandboxSpec) -> AviatoError:
     """Turn the daemon's refusal into an error that names what was asked for."""
     said, text = error.said, error.said.lower()
-    if "python3" in text and ("executable file not found" in text or "no such file" in text):
-        return CapabilityError(
-            f"image {image!r} has no python3, which the agent in a sandbox needs",
-            hint="Use an image with Python 3.8 or later, or add it: apt-get install python3-minimal.",
-        )
     causes = {
         "runtime": ("unknown or invalid runtime", "unknown runtime", "invalid runtime"),
         "resources.disk": ("storage-opt", "storage driver"),

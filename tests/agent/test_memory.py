@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aviato.testing._transport import MemoryTransport, connect_in_memory
+from aviato.agent.memory import MemoryTransport, connect_in_memory
 
 
 class Recorder(asyncio.Protocol):
