@@ -54,7 +54,9 @@ class Calls:
         self._fresh = fresh
         self._on_output = on_output
         session.defaults.with_overrides(**config)  # what cannot be is said now
-        self._keeper = Keeper(lambda: session.sandbox(**config), most=concurrency, label=f"function {name}")
+        self._keeper = session._keep(  # noqa: SLF001 - sessions own what makes their sandboxes
+            Keeper(lambda: session.sandbox(**config), most=concurrency, label=f"function {name}")
+        )
         self._finishing: set[asyncio.Task[None]] = set()
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, keeper: Keeper | None = None) -> Any:
@@ -65,6 +67,7 @@ class Calls:
             kwargs: Its arguments by name.
             keeper: Whose sandboxes to use; None is the function's own.
         """
+        self._session._check_open()  # noqa: SLF001 - likewise
         carrier = self._shipped()[1]
         pieces = carrier.pack_arguments(args, kwargs)
         attempt = 0
@@ -86,6 +89,7 @@ class Calls:
 
         Leaving the iteration early kills the call. Errors as `RemoteFunction.stream`.
         """
+        self._session._check_open()  # noqa: SLF001 - likewise
         carrier = self._shipped()[1]
         pieces = carrier.pack_arguments(args, kwargs)
         items: deque[bytes] = deque()
@@ -156,6 +160,8 @@ class Calls:
         found = kept.attached.get(self)
         if isinstance(found, Interpreter) and found.usable:
             return found
+        if found is not None:
+            kept.spared_pids.discard(found.pid)
         life = kept.sandbox._life  # noqa: SLF001 - calls use sandboxes below their handles
         token = secrets.token_bytes(TOKEN_BYTES)
         start = [message(program()), message(self._shipped()[0]), message(token), message(b"1" if self._fresh else b"")]
