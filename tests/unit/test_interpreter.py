@@ -75,7 +75,7 @@ async def test_any_cut_gives_the_same(
 ) -> None:
     """Printed bytes, items and the answer are exact however they arrive, in whatever order of the streams."""
     made, remote = make()
-    items: list[bytes] = []
+    items: list[bytes | memoryview] = []
     heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
     def hear(name: str, piece: bytes) -> None:
@@ -156,3 +156,17 @@ async def test_untaken_items_stop_the_flow() -> None:
     assert remote.credit[Which.STDOUT] == given
     made.taken(600_000)
     assert remote.credit[Which.STDOUT] == given + len(item)
+
+
+async def test_a_large_answer_in_pieces() -> None:
+    """What does not fit a piece is exact too."""
+    made, _ = make()
+    future = made.call([b""])
+    value = bytes(range(256)) * 20_000
+    out = frame(VALUE, value) + b"after"
+    for start in range(0, len(out), 70_001):
+        made.process_output(Which.STDOUT, out[start : start + 70_001])
+    made.process_output(Which.STDERR, MARK + TOKEN)
+    answer = await future
+    assert bytes(answer.payload) == value
+    assert made.usable

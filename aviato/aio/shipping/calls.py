@@ -92,11 +92,11 @@ class Calls:
         self._session._check_open()  # noqa: SLF001 - likewise
         carrier = self._shipped()[1]
         pieces = carrier.pack_arguments(args, kwargs)
-        items: deque[bytes] = deque()
+        items: deque[bytes | memoryview] = deque()
         news = asyncio.Event()
         serving: list[Interpreter] = []
 
-        def take(item: bytes) -> None:
+        def take(item: bytes | memoryview) -> None:
             items.append(item)
             news.set()
 

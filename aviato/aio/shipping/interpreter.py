@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from aviato.agent.frames import DATA_CHUNK, Which
-from aviato.aio.shipping.inside.runner import ITEM, MARK, ONCE, READY, TOKEN_BYTES
+from aviato.aio.shipping.inside.runner import ITEM, LARGE_BYTES, MARK, ONCE, READY, TOKEN_BYTES, room
 from aviato.aio.shipping.program import COMMAND
 from aviato.exceptions import AgentProtocolError, AviatoError, EngineConnectionError, OutputLostError
 from aviato.models import ExitReason, ProcessResult
@@ -40,7 +40,7 @@ _HEAD_BYTES = _KIND_AT + 1 + 8
 _STDOUT = Which.STDOUT
 
 OnOutput = Callable[[str, bytes], object]
-OnItem = Callable[[bytes], object]
+OnItem = Callable[[bytes | memoryview], object]
 
 
 @attrs.frozen
@@ -54,7 +54,7 @@ class Answer:
     """
 
     kind: bytes
-    payload: bytes
+    payload: bytes | memoryview
     printed: ProcessResult
 
 
@@ -94,6 +94,7 @@ class Interpreter:
         self._held = b""  # of standard output: what may be the beginning of a frame
         self._held_errors = b""  # likewise, of the mark on standard error
         self._frame: list[bytes] | None = None  # the pieces that have come of one
+        self._room: memoryview | None = None  # where they are put instead when it is a large one
         self._missing = 0
         self._kind = b""
         self._read = {Which.STDOUT: 0, Which.STDERR: 0}
@@ -119,7 +120,7 @@ class Interpreter:
         self._on_output, self._on_item = on_output, on_item
         self._printed = {Which.STDOUT: _Output(), Which.STDERR: _Output()}
         self._marked = False  # what came on standard error is complete
-        self._last: tuple[bytes, bytes] | None = None
+        self._last: tuple[bytes, bytes | memoryview] | None = None
         self._untaken = 0
         self._began = time.monotonic()
 
@@ -234,7 +235,11 @@ class Interpreter:
         while view:
             if self._frame is not None:
                 part = view[: self._missing]
-                self._frame.append(data if len(part) == len(data) else part.tobytes())
+                if self._room is None:
+                    self._frame.append(data if len(part) == len(data) else part.tobytes())
+                else:
+                    at = len(self._room) - self._missing
+                    self._room[at : at + len(part)] = part
                 self._missing -= len(part)
                 view = view[len(part) :]
                 if not self._missing:
@@ -258,11 +263,14 @@ class Interpreter:
             if self._missing > ANSWER_LIMIT:
                 self._refuse(f"its answer would have {self._missing} bytes, at most {ANSWER_LIMIT} are taken")
                 return
+            if self._missing >= LARGE_BYTES:
+                self._room = memoryview(room(self._missing))
             if not self._missing:
                 self._end_frame()
 
     def _end_frame(self) -> None:
-        frame, self._frame = b"".join(self._frame or ()), None
+        frame = b"".join(self._frame or ()) if self._room is None else self._room
+        self._frame = self._room = None
         if self._kind == READY:
             if not self._ready.done():
                 self._once = frame == ONCE
@@ -296,7 +304,8 @@ class Interpreter:
 
     def _refuse(self, why: str) -> None:
         """End what cannot be believed."""
-        self._frame, self._missing = None, 0
+        self._frame = self._room = None
+        self._missing = 0
         self._fail(AgentProtocolError(f"the interpreter of {self._label} cannot be believed: {why}"))
         self._remote.signal(signal.SIGKILL, tree=True)
 

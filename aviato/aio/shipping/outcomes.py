@@ -23,7 +23,9 @@ _HINTS = {
 }
 
 
-def result_of(answer: Answer, unpack: Callable[[bytes], Any], name: str, values_hint: str, sandbox_id: str) -> Any:
+def result_of(
+    answer: Answer, unpack: Callable[[bytes | memoryview], Any], name: str, values_hint: str, sandbox_id: str
+) -> Any:
     """Return the result; all that the answer says is the word of an untrusted program.
 
     Raises:
@@ -35,7 +37,7 @@ def result_of(answer: Answer, unpack: Callable[[bytes], Any], name: str, values_
             unpack, answer.payload, answer.printed, name=name, values_hint=values_hint, sandbox_id=sandbox_id
         )
     if answer.kind == NOT_CARRIED:
-        reason = answer.payload[:65536].decode("utf-8", "replace")
+        reason = bytes(answer.payload[:65536]).decode("utf-8", "replace")
         refused = FunctionSerializationError(f"{name}: {reason}", hint=values_hint)
         refused.exec_result = answer.printed
         raise refused
@@ -45,8 +47,8 @@ def result_of(answer: Answer, unpack: Callable[[bytes], Any], name: str, values_
 
 
 def believed(
-    unpack: Callable[[bytes], Any],
-    payload: bytes,
+    unpack: Callable[[bytes | memoryview], Any],
+    payload: bytes | memoryview,
     printed: ProcessResult,
     *,
     name: str,
@@ -77,7 +79,7 @@ def _improper(why: object, printed: ProcessResult, name: str, sandbox_id: str) -
 
 def _raise(answer: Answer, name: str, sandbox_id: str) -> NoReturn:
     try:
-        told = json.loads(answer.payload)
+        told = json.loads(bytes(answer.payload))
     except (ValueError, RecursionError) as error:
         raise _improper(error, answer.printed, name, sandbox_id) from error
     if not isinstance(told, dict):

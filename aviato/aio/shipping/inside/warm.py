@@ -26,7 +26,18 @@ import sys
 from aviato.aio.shipping.inside.definitions import Bundle
 from aviato.aio.shipping.inside.messages import read_call, write_call, write_result
 from aviato.aio.shipping.inside.refused import BadValue
-from aviato.aio.shipping.inside.runner import ERROR, NOT_CARRIED, ONCE, READY, Teller, answer, describe, finish, flush
+from aviato.aio.shipping.inside.runner import (
+    ERROR,
+    NOT_CARRIED,
+    ONCE,
+    READY,
+    Teller,
+    answer,
+    describe,
+    finish,
+    flush,
+    room,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +57,9 @@ class Input:
         os.dup2(empty, 0)
         os.close(empty)
 
-    def take(self, size: int) -> bytearray:
+    def take(self, size: int) -> Any:
         """Read so many bytes, no more; at the end of the input the process is over."""
-        found = bytearray(size)
+        found = room(size)
         view, got = memoryview(found), 0
         while got < size:
             if hasattr(os, "readv"):
@@ -60,9 +71,10 @@ class Input:
             if not count:
                 os._exit(0)
             got += count
+        view.release()
         return found
 
-    def message(self) -> bytearray:
+    def message(self) -> Any:
         """Read one message."""
         return self.take(int.from_bytes(self.take(8), "big"))
 
@@ -70,7 +82,7 @@ class Input:
 class Work:
     """The function, or why it could not be made."""
 
-    def __init__(self, document: bytearray, teller: Teller, source: Input, forks: bool) -> None:
+    def __init__(self, document: Any, teller: Teller, source: Input, forks: bool) -> None:
         self.teller = teller
         self.source = source
         self.forks = forks
@@ -78,7 +90,7 @@ class Work:
         self.function: Any = None
         self.classes: Any = ()
         try:
-            parts = json.loads(document.decode("ascii"))
+            parts = json.loads(bytes(document).decode("ascii"))
             made = Bundle(parts)
             self.function, self.classes = made.value(parts["entry"]), made.classes
             code = getattr(self.function, "__code__", None)
@@ -102,7 +114,7 @@ class Work:
         else:
             self.run(body, self.function, self.teller)
 
-    def run(self, body: bytearray, function: Any, teller: Teller) -> None:
+    def run(self, body: Any, function: Any, teller: Teller) -> None:
         """Run one call."""
         me = os.getpid()
         try:
