@@ -142,7 +142,7 @@ class Proxy:
             if pair.fault is Fault.STALL_REQUEST:
                 await asyncio.Event().wait()
             await self._pass(pair.daemon, data)
-        if pair.fault is None and pair.daemon.can_write_eof():
+        if (pair.fault is None or pair.fault in HARMLESS) and pair.daemon.can_write_eof():
             pair.daemon.write_eof()
 
     def _strike(self, pair: _Pair, data: bytes) -> None:
