@@ -22,7 +22,7 @@ _MODULES = (
     "warm",
 )
 """In the order in which they need each other."""
-_OWN_IMPORTS = re.compile(r"^from (?:__future__|aviato[.\w]*) import .*\n", re.MULTILINE)
+_OWN_IMPORTS = re.compile(r"^from (?:__future__|aviato[.\w]*) import (?:\([^)]*\)|.*)\n", re.MULTILINE)
 
 BOOT = f"""\
 import os
