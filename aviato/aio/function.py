@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import os
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from aviato import validation
 from aviato.aio import _facade as facade
+from aviato.aio.pooling.mapping import Run, Source, check_items
 from aviato.aio.shipping.calls import Calls
 from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import Shipped, check_function, collect
@@ -24,9 +23,6 @@ __all__ = ["RemoteFunction"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-LOOK_AHEAD = 2
-"""Items that `map` takes from its input beyond those that can run."""
 
 
 @facade.handle
@@ -178,8 +174,9 @@ class RemoteFunction(Generic[P, R]):
     ) -> AsyncIterator[R]:
         """Call the function with each tuple of arguments and yield the results.
 
-        The input is read lazily, while results are asked for: at most `concurrency` + 2 items are taken that have not
-        been yielded. Leaving the iteration early cancels what is in flight.
+        The input is read lazily: at most `concurrency` calls run, and at most four times as many items have been taken
+        whose results were not yielded, twice as many with `ordered=False`. Leaving the iteration early cancels what is
+        in flight.
 
         Args:
             items: Tuples of positional arguments; `(x,)` for one.
@@ -187,54 +184,25 @@ class RemoteFunction(Generic[P, R]):
 
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
-            BaseException: What the call of an item, or the input, raised, in its place; what is in flight is cancelled.
+            BaseException: What the call of an item raised, in its place, or the input, behind the results of the items
+                before; what is in flight is cancelled.
         """
-        pending: deque[asyncio.Task[R]] = deque()
-        source = _arguments(items)
-        failure: BaseException | None = None
-        exhausted = False
+        check_items(items)
+        run = Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=False)
         try:
+            run.begin(self._one)
             while True:
-                while not exhausted and len(pending) < self._concurrency + LOOK_AHEAD:
-                    try:
-                        arguments = await anext(source)
-                    except StopAsyncIteration:
-                        exhausted = True
-                    except Exception as error:  # noqa: BLE001 - raised below, after the results of the items before it
-                        exhausted, failure = True, error
-                    else:
-                        pending.append(asyncio.create_task(self._calls.run(arguments, {}), name="aviato-map"))
-                if not pending:
-                    break
-                if ordered:
-                    task = pending[0]
-                    await asyncio.wait([task])
-                else:
-                    done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    task = next(task for task in pending if task in done)
-                pending.remove(task)
-                yield task.result()
-            if failure is not None:
-                raise failure
+                try:
+                    result = await run.next()
+                except StopAsyncIteration:
+                    return
+                yield result
         finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-            await source.aclose()
+            await run.close()
 
-
-async def _arguments(items: Any) -> AsyncGenerator[tuple[Any, ...], None]:
-    number = 0
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield _tuple(item, number)
-            number += 1
-    elif isinstance(items, Iterable) and not isinstance(items, (str, bytes)):
-        for item in items:
-            yield _tuple(item, number)
-            number += 1
-    else:
-        raise TypeError(f"items must be an iterable of tuples of arguments, not {items!r}")
+    async def _one(self, number: int, item: Any) -> R:
+        result: R = await self._calls.run(_tuple(item, number), {})
+        return result
 
 
 def _tuple(item: Any, number: int) -> tuple[Any, ...]:

@@ -128,8 +128,9 @@ class RemoteFunction(Handle, Generic[P, R]):
     ) -> BlockingIterator[R]:
         """Call the function with each tuple of arguments and yield the results.
 
-        The input is read lazily, while results are asked for: at most `concurrency` + 2 items are taken that have not
-        been yielded. Leaving the iteration early cancels what is in flight.
+        The input is read lazily: at most `concurrency` calls run, and at most four times as many items have been taken
+        whose results were not yielded, twice as many with `ordered=False`. Leaving the iteration early cancels what is
+        in flight.
 
         Args:
             items: Tuples of positional arguments; `(x,)` for one.
@@ -137,7 +138,8 @@ class RemoteFunction(Handle, Generic[P, R]):
 
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
-            BaseException: What the call of an item, or the input, raised, in its place; what is in flight is cancelled.
+            BaseException: What the call of an item raised, in its place, or the input, behind the results of the items
+                before; what is in flight is cancelled.
         """
         __tracebackhide__ = True
         return BlockingIterator(

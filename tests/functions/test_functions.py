@@ -202,7 +202,7 @@ async def test_map_is_lazy_ordered_and_bounded(session: aio.Session) -> None:
     async with contextlib.aclosing(double.map(numbers())) as mapped:  # type: ignore[type-var]  # a generator
         async for result in mapped:
             results.append(result)
-            assert taken <= len(results) + 2 + 2
+            assert taken <= len(results) + 4 * 2
             if len(results) == 6:
                 break
     assert results == [2, 4, 6, 8, 10, 12]
