@@ -256,10 +256,18 @@ class BlockingIterator(Generic[T]):
         raise StopIteration
 
     async def __anext__(self) -> T:
-        for item in await self._batches.next_awaited():
-            return item
+        try:
+            for item in await self._batches.next_awaited():
+                return item
+        except Exception:
+            self._ended = True
+            raise
         self._ended = True
         raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Do what `close` does, under the name that `contextlib.aclosing` knows."""
+        await self.close()
 
     def close(self) -> OperationRef[None]:
         """End the iteration and wait for the clean-up of what makes the items. Idempotent."""
