@@ -16,6 +16,8 @@ import aviato
 from aviato import aio
 from tests.helpers.local import require_local
 
+pytestmark = pytest.mark.fault("F6")
+
 ROOT = Path(__file__).parents[2]
 HOURS = (-87_600, -1, 1, 87_600)
 
@@ -45,8 +47,6 @@ async def test_limits_of_a_client_whose_clock_jumps(engine: Any, hours: int, mon
 PROGRAM = """
 import asyncio, sys, time
 from aviato import aio
-
-pytestmark = pytest.mark.fault("F6")
 
 shift = float(sys.argv[1])
 
