@@ -25,6 +25,7 @@ from aviato.exceptions import (
 )
 from aviato.models import Serialization
 from tests.contract.faces import Face
+from tests.helpers.fakes import interpreters_ended
 
 SCALE = 3
 
@@ -64,9 +65,7 @@ async def session(face: Face) -> AsyncIterator[aio.Session]:
     """A session of either face; typed as the core's, which has the same names."""
     async with face.session() as session:
         yield session
-    ending = [task for task in asyncio.all_tasks() if task.get_name().startswith("aviato-fake-")]
-    if ending:  # a fake interpreter is a thread, and notices at its next call that its sandbox is gone
-        await asyncio.wait(ending, timeout=10)
+    await interpreters_ended()
 
 
 async def collected(results: Any) -> list[Any]:

@@ -14,8 +14,8 @@ from aviato import aio
 from aviato.exceptions import (
     SandboxError,
     SandboxExecutionError,
-    SandboxTimeoutError,
 )
+from tests.helpers.fakes import interpreters_ended
 
 COUNT = [0]
 
@@ -25,9 +25,7 @@ async def session(engine: Any) -> AsyncIterator[aio.Session]:
     """A session on each engine."""
     async with aio.Session(engine=engine) as session:
         yield session
-    ending = [task for task in asyncio.all_tasks() if task.get_name().startswith("aviato-fake-")]
-    if ending:  # a fake interpreter is a thread, and notices at its next call that its sandbox is gone
-        await asyncio.wait(ending, timeout=10)
+    await interpreters_ended()
 
 
 @pytest.fixture
@@ -230,25 +228,6 @@ async def test_what_a_call_leaves_behind_is_killed(real: aio.Session) -> None:
     state = await sandbox.exec(["sh", "-c", f"cat /proc/{pid}/stat 2>/dev/null | cut -d' ' -f3"])
     assert state.stdout.strip() in {"", "Z"}
     assert await thread.remote() == "returned"
-
-
-async def test_a_limit_kills_the_call_only(real: aio.Session) -> None:
-    """What was printed is kept, and the time that definitions take does not count."""
-
-    @real.function(concurrency=1, timeout_seconds=2)
-    def wait(seconds: float) -> str:
-        import time
-
-        print("begun", flush=True)
-        time.sleep(seconds)
-        return "ended"
-
-    with pytest.raises(SandboxTimeoutError) as caught:
-        await wait.remote(60)
-    assert caught.value.exec_result is not None
-    assert caught.value.exec_result.stdout == "begun\n"
-    assert await wait.remote(0) == "ended"
-    assert real.sandbox_count == 1
 
 
 async def test_a_cancelled_call_is_dead(real: aio.Session) -> None:

@@ -24,6 +24,7 @@ from aviato.exceptions import (
 )
 from aviato.models import Serialization
 from tests.helpers.crash import crash
+from tests.helpers.fakes import interpreters_ended
 
 FACTOR = 3
 
@@ -38,9 +39,7 @@ async def session(engine: Any) -> AsyncIterator[aio.Session]:
     """A session on each engine."""
     async with aio.Session(engine=engine) as session:
         yield session
-    ending = [task for task in asyncio.all_tasks() if task.get_name().startswith("aviato-fake-")]
-    if ending:  # a fake interpreter is a thread, and notices at its next call that its sandbox is gone
-        await asyncio.wait(ending, timeout=10)
+    await interpreters_ended()
 
 
 async def test_a_call_with_helpers_and_values(session: aio.Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import dataclasses
 import datetime as dt
@@ -24,6 +23,7 @@ import pytest
 from aviato import aio
 from aviato.exceptions import FunctionSerializationError, SandboxExecutionError
 from aviato.models import Serialization
+from tests.helpers.fakes import interpreters_ended
 
 T = TypeVar("T")
 
@@ -119,9 +119,7 @@ async def session(engine: Any) -> AsyncIterator[aio.Session]:
     """A session on each engine."""
     async with aio.Session(engine=engine) as session:
         yield session
-    ending = [task for task in asyncio.all_tasks() if task.get_name().startswith("aviato-fake-")]
-    if ending:  # a fake interpreter is a thread, and notices at its next call that its sandbox is gone
-        await asyncio.wait(ending, timeout=10)
+    await interpreters_ended()
 
 
 async def test_types_of_the_standard_library(session: aio.Session) -> None:

@@ -24,6 +24,7 @@ from aviato.exceptions import (
 from aviato.models import ProcessResult
 from aviato.testing import FakeEngine
 from tests.helpers.crash import crash
+from tests.helpers.fakes import interpreters_ended
 from tests.pool.test_keeper import until
 
 
@@ -32,9 +33,7 @@ async def pool(engine: Any) -> AsyncIterator[aio.Pool]:
     """A pool on each engine."""
     async with aio.Session(engine=engine) as session:
         yield session.pool(2)
-    ending = [task for task in asyncio.all_tasks() if task.get_name().startswith("aviato-fake-")]
-    if ending:  # a fake interpreter is a thread, and notices at its next call that its sandbox is gone
-        await asyncio.wait(ending, timeout=10)
+    await interpreters_ended()
 
 
 def double(value: int, more: int = 0) -> int:
