@@ -158,6 +158,22 @@ async def test_a_slow_taker_holds_the_generator_up(real: aio.Session) -> None:
     assert size == 300 * 100_000
 
 
+async def test_a_stream_that_is_full_may_be_left(real: aio.Session) -> None:
+    """Also when the generator waits with more than anybody will take: its sandbox serves the next call."""
+
+    @real.function(concurrency=1)
+    def much() -> Iterator[bytes]:
+        while True:
+            yield b"x" * 3_000_000
+
+    for _ in range(2):
+        stream: Any = much.stream()
+        assert len(await anext(stream)) == 3_000_000
+        (sandbox,) = await real.list()
+        await stream.aclose()
+    assert [kept.sandbox_id for kept in await real.list()] == [sandbox.sandbox_id]
+
+
 async def test_what_is_printed_comes_at_once(session: aio.Session) -> None:
     """`on_output` hears text while the call runs, whole characters, from both streams."""
     heard: list[tuple[str, str]] = []

@@ -163,6 +163,8 @@ class Interpreter:
             EngineConnectionError: It was not reported dead in time.
         """
         if not self._dead.is_set():
+            self._on_item, self._untaken = _drop, 0  # its end is told behind what it has written
+            self._give_credit(_STDOUT)
             self._remote.signal(signal.SIGKILL, tree=True)
             try:
                 async with asyncio.timeout(DEATH_SECONDS):
@@ -256,17 +258,27 @@ class Interpreter:
             if len(text) - at < _HEAD_BYTES:
                 self._held = text[at:]
                 return
-            self._kind = text[at + _KIND_AT : at + _KIND_AT + 1]
-            self._missing = int.from_bytes(text[at + _KIND_AT + 1 : at + _HEAD_BYTES], "big")
-            self._frame = []
             view = view[at + _HEAD_BYTES :]
-            if self._missing > ANSWER_LIMIT:
-                self._refuse(f"its answer would have {self._missing} bytes, at most {ANSWER_LIMIT} are taken")
+            if not self._begin_frame(text[at : at + _HEAD_BYTES]):
                 return
-            if self._missing >= LARGE_BYTES:
+
+    def _begin_frame(self, head: bytes) -> bool:
+        """Read the head of a frame; false when it cannot be believed."""
+        self._kind = head[_KIND_AT : _KIND_AT + 1]
+        self._missing = int.from_bytes(head[_KIND_AT + 1 :], "big")
+        if self._missing > ANSWER_LIMIT:
+            self._refuse(f"its answer would have {self._missing} bytes, at most {ANSWER_LIMIT} are taken")
+            return False
+        if self._missing >= LARGE_BYTES:
+            try:
                 self._room = memoryview(room(self._missing))
-            if not self._missing:
-                self._end_frame()
+            except (OSError, MemoryError):
+                self._refuse(f"there is no room for its answer of {self._missing} bytes")
+                return False
+        self._frame = []
+        if not self._missing:
+            self._end_frame()
+        return True
 
     def _end_frame(self) -> None:
         frame = b"".join(self._frame or ()) if self._room is None else self._room
@@ -276,7 +288,8 @@ class Interpreter:
                 self._once = frame == ONCE
                 self._ready.set_result(None)
         elif self._kind == ITEM and self._on_item is not None:
-            self._untaken += len(frame)
+            if self._on_item is not _drop:
+                self._untaken += len(frame)
             self._on_item(frame)
         elif self._answer is not None and self._last is None:
             self._last = self._kind, frame
@@ -351,6 +364,10 @@ class Interpreter:
         self._remote.release()
         if not self._ready.done():
             self._ready.set_result(None)
+
+
+def _drop(_item: object) -> None:
+    """Have no use for an item."""
 
 
 def _partial(data: bytes, head: bytes) -> int:
