@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _FLAGS = ("-u", "-I", "-S", "-E", "-B", "-s", "-P", "-q")
 _FLAGS_WITH_VALUE = ("-X", "-W")
+_PATIENCE = 0.1
+"""Seconds that killed code has to call something of ours."""
 
 
 class KilledError(BaseException):
@@ -132,8 +134,15 @@ class _Thread(Hub):
                 raise KilledError from None
 
     def kill(self) -> None:
-        """Let the code end at its next call of ours, or at its next step where it only computes."""
+        """Let the code end at its next call of ours; where it only computes, a moment later wherever it is.
+
+        An exception from outside may come up anywhere, also in what belongs to this process, so it is the last resort.
+        """
         self._killed.set()
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the thread with it
+            self._loop.call_later(_PATIENCE, self._interrupt)
+
+    def _interrupt(self) -> None:
         if self._running:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), ctypes.py_object(KilledError))
 

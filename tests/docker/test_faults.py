@@ -83,6 +83,7 @@ def check(error: AviatoError, fault: Fault) -> None:
 @pytest.mark.parametrize(("request_", "fault"), list(itertools.product(CREATING, Fault)))
 async def test_create(proxy: Proxy, request_: str, fault: Fault) -> None:
     """It is made, or nothing is left of it when the daemon answers again."""
+    before = await asyncio.to_thread(containers, running=False)  # other tests' engines keep some for their logs
     async with engine_behind(proxy) as engine:
         spec = new_spec()
         proxy.plan(request_, fault)
@@ -99,12 +100,13 @@ async def test_create(proxy: Proxy, request_: str, fault: Fault) -> None:
             again = SandboxSpec(sandbox_id=new_sandbox_id(), max_lifetime_seconds=300.0)
             await engine.create(again)
             await engine.delete(again.sandbox_id)
-    assert await asyncio.to_thread(containers, running=False) == []
+    assert set(await asyncio.to_thread(containers, running=False)) <= set(before)
 
 
 @pytest.mark.parametrize(("request_", "fault"), list(itertools.product(STOPPING, Fault)))
 async def test_stop(proxy: Proxy, request_: str, fault: Fault) -> None:
     """It has ended, or an error says that this is not known; a further stop ends it."""
+    before = await asyncio.to_thread(containers, running=False)
     async with engine_behind(proxy) as engine:
         spec = new_spec()
         await engine.create(spec)
@@ -123,7 +125,7 @@ async def test_stop(proxy: Proxy, request_: str, fault: Fault) -> None:
         assert info is not None
         assert info.status is SandboxStatus.TERMINATED
         await engine.delete(spec.sandbox_id)
-    assert await asyncio.to_thread(containers, running=False) == []
+    assert set(await asyncio.to_thread(containers, running=False)) <= set(before)
 
 
 @pytest.mark.parametrize("fault", list(Fault))

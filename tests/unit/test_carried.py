@@ -27,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aviato.aio.shipping import inside
+from aviato.aio.shipping.inside import messages
 from aviato.aio.shipping.inside.carried import HEADER, MAGIC, BadValue, NotCarried, NotHere, pack, unpack
 from aviato.aio.shipping.inside.makers import MAKERS
 from aviato.aio.shipping.inside.messages import (
@@ -567,3 +568,16 @@ def test_large_values_are_few_times_in_memory(kind: str) -> None:
 def test_what_runs_inside_is_of_python_3_8(path: Path) -> None:
     """It must at least be its grammar; `test_shipping` runs it under the Pythons there are."""
     ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_a_result_of_too_much_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused where it is made, and where it comes from a stranger; bytes do not count."""
+    monkeypatch.setattr(messages, "RESULT_TEXT_LIMIT", 1000)
+    assert (
+        messages.read_result(b"".join(messages.write_result(b"x" * 5000, "result", (), False)), (), False)
+        == b"x" * 5000
+    )
+    with pytest.raises(NotCarried, match="result has 2"):
+        messages.write_result([1] * 1000, "result", (), False)
+    with pytest.raises(BadValue, match="at most 1000"):
+        messages.read_result(b"".join(pack([1] * 1000, "x", ())), (), False)

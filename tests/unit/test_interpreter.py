@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aviato.agent.frames import ExitStatus, Which
-from aviato.aio.shipping.inside.runner import ITEM, MARK, READY, VALUE
+from aviato.aio.shipping.inside.runner import BEGUN, ITEM, MARK, READY, VALUE
 from aviato.aio.shipping.interpreter import ANSWER_LIMIT, Answer, Interpreter
 from aviato.exceptions import AgentProtocolError, EngineConnectionError
 
@@ -53,9 +54,15 @@ class _Channel:
         return self.remote
 
 
-def frame(kind: bytes, payload: bytes) -> bytes:
+def frame(kind: bytes, payload: bytes, token: bytes = TOKEN) -> bytes:
     """Make a frame as the interpreter does."""
-    return MARK + TOKEN + kind + len(payload).to_bytes(8, "big") + payload
+    return MARK + token + kind + len(payload).to_bytes(8, "big") + payload
+
+
+@pytest.fixture(autouse=True)
+def _one_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every call use the token that is known here."""
+    monkeypatch.setattr(secrets, "token_bytes", lambda _size: TOKEN)
 
 
 def make() -> tuple[Interpreter, _Remote]:
@@ -69,6 +76,7 @@ def make() -> tuple[Interpreter, _Remote]:
 printed = st.lists(st.sampled_from([b"text", b"\0", MARK + TOKEN[:7], MARK + MARK, b"\0" * 20, b"\n"]), max_size=6)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), printed, printed, st.binary(max_size=50))
 async def test_any_cut_gives_the_same(
     data: st.DataObject, before: list[bytes], errors: list[bytes], value: bytes
@@ -82,7 +90,7 @@ async def test_any_cut_gives_the_same(
         heard[name] += piece
 
     future = made.call([b"arguments"], on_output=hear, on_item=items.append)
-    assert remote.sent == b"start" + (9).to_bytes(8, "big") + b"arguments"
+    assert remote.sent == b"start" + (25).to_bytes(8, "big") + TOKEN + b"arguments"
     out = b"".join(before) + frame(ITEM, value) + b"".join(before) + frame(VALUE, value)
     streams = {Which.STDOUT: out, Which.STDERR: b"".join(errors) + MARK + TOKEN}
     while any(streams.values()):
@@ -97,6 +105,7 @@ async def test_any_cut_gives_the_same(
     assert made.usable
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.booleans())
 async def test_any_bytes_end_well(pieces: list[bytes], marked: bool) -> None:
     """Whatever it says, a call settles when the interpreter ends."""
@@ -122,6 +131,40 @@ async def test_a_length_that_nobody_can_hold() -> None:
     made.process_lost(EngineConnectionError("gone"))
     assert not made.usable
     assert remote.released
+
+
+@pytest.mark.parametrize(("kind", "size"), [(b"e", 5_000_000), (b"n", 2_000_000), (b"r", 65), (b"?", 1)])
+async def test_a_frame_that_nobody_makes(kind: bytes, size: int) -> None:
+    """Texts are short, and other kinds there are none: what would take much to read is not read."""
+    made, remote = make()
+    future = made.call([b""])
+    made.process_output(Which.STDOUT, MARK + TOKEN + kind + size.to_bytes(8, "big"))
+    with pytest.raises(AgentProtocolError, match="cannot be believed"):
+        await future
+    assert remote.signals == [9]
+
+
+async def test_an_item_that_nobody_asked_for() -> None:
+    """It settles the call, which may have no end."""
+    made, _ = make()
+    future = made.call([b""])
+    made.process_output(Which.STDOUT, frame(ITEM, b"1"))
+    assert (await future).kind == ITEM
+
+
+async def test_an_end_before_the_call_was_read() -> None:
+    """It is told from an end of the call, and what an earlier one left half said is forgotten."""
+    made, _ = make()
+    future = made.call([b""])
+    made.process_output(Which.STDOUT, frame(BEGUN, b"") + frame(VALUE, b"1"))
+    made.process_output(Which.STDERR, MARK + TOKEN)
+    assert (await future).begun
+    made.process_output(Which.STDOUT, MARK + TOKEN + VALUE + (1000).to_bytes(8, "big"))
+    future = made.call([b""])
+    made.process_output(Which.STDOUT, b"text")
+    made.process_exited(ExitStatus(0, 9, 0, 0, 0, 0))
+    answer = await future
+    assert (answer.kind, answer.begun, answer.printed.stdout_bytes) == (b"", False, b"text")
 
 
 async def test_lost_bytes_are_an_error() -> None:

@@ -301,7 +301,7 @@ def run(
     write = functools.partial(write_pickled_call, trusted=True) if pickled else write_call
     done = subprocess.run(
         [python, *COMMAND[1:]],
-        input=b"".join(message(part) for part in (*start, b"".join(write(args, {}, shipped.classes)))),
+        input=b"".join(message(part) for part in (*start, b"".join([token, *write(args, {}, shipped.classes)]))),
         capture_output=True,
         cwd=directory,
         check=False,

@@ -67,7 +67,7 @@ def test_a_script(tmp_path: Path) -> None:
     script.write_text(_SCRIPT)
     made = subprocess.run([sys.executable, str(script)], capture_output=True, check=True)
     token = bytes(range(16))
-    call = b"".join(write_call((4,), {}, ()))
+    call = b"".join([token, *write_call((4,), {}, ())])
     done = subprocess.run(
         COMMAND,
         input=b"".join(message(part) for part in (program(), made.stdout, token, b"1", call)),

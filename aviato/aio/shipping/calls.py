@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import functools
 import logging
 import random
 import secrets
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aviato.aio._completion import check_loop
 from aviato.aio._keeper import Keeper, Kept
 from aviato.aio.shipping import outcomes
 from aviato.aio.shipping.inside.runner import ITEM, TOKEN_BYTES
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 5.0
+_SLOW_BYTES = 1024 * 1024
+"""Bytes of a result from which on it is unpacked on a thread."""
 _log = logging.getLogger("aviato")
 
 Pieces = Sequence[bytes | memoryview]
@@ -50,7 +54,7 @@ class Calls:
         self._name = name
         self._shipped = shipped
         self._timeout_seconds = timeout_seconds
-        self._retries = retries
+        self.retries = retries
         self._fresh = fresh
         self._on_output = on_output
         session.defaults.with_overrides(**config)  # what cannot be is said now
@@ -58,6 +62,7 @@ class Calls:
             Keeper(lambda: session.sandbox(**config), most=concurrency, label=f"function {name}")
         )
         self._finishing: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, keeper: Keeper | None = None) -> Any:
         """Run one call and return its result; errors as `RemoteFunction.remote`.
@@ -67,31 +72,41 @@ class Calls:
             kwargs: Its arguments by name.
             keeper: Whose sandboxes to use; None is the function's own.
         """
-        self._session._check_open()  # noqa: SLF001 - likewise
-        carrier = self._shipped()[1]
-        pieces = carrier.pack_arguments(args, kwargs)
-        attempt = 0
+        carrier, pieces = self._packed(args, kwargs)
+        attempt, retries = 0, self.retries if keeper is None else 0  # else whose sandboxes they are sees to that
         while True:
             try:
                 answer, sandbox_id = await self._once(pieces, keeper or self._keeper, None)
                 break
             except AviatoError as error:
-                if not error.is_infrastructure or attempt >= self._retries or self._session.closed:
+                if not error.is_infrastructure or attempt >= retries or self._session.closed:
                     raise
                 _log.info("a call of %s is repeated: %s", self._name, error)
             pause = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2**attempt)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreading load is no secret
             attempt += 1
-        return outcomes.result_of(answer, carrier.unpack_result, self._name, carrier.result_hint, sandbox_id)
+        judge = functools.partial(
+            outcomes.result_of, answer, carrier.unpack_result, self._name, carrier.result_hint, sandbox_id
+        )
+        if len(answer.payload) < _SLOW_BYTES:
+            return judge()
+        return await asyncio.to_thread(judge)  # it would hold everything else up
+
+    def _packed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Carrier, Pieces]:
+        """Check where this is called, and pack the arguments."""
+        self._session._check_open()  # noqa: SLF001 - sessions own what makes their sandboxes
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        check_loop(self._loop, f"function {self._name}")
+        carrier = self._shipped()[1]
+        return carrier, carrier.pack_arguments(args, kwargs)
 
     async def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """Run one call of a generator and yield its items as they come; it is not repeated.
 
         Leaving the iteration early kills the call. Errors as `RemoteFunction.stream`.
         """
-        self._session._check_open()  # noqa: SLF001 - likewise
-        carrier = self._shipped()[1]
-        pieces = carrier.pack_arguments(args, kwargs)
+        carrier, pieces = self._packed(args, kwargs)
         items: deque[bytes | memoryview] = deque()
         news = asyncio.Event()
         serving: list[Interpreter] = []
@@ -108,12 +123,12 @@ class Calls:
             while True:
                 while items:
                     item = items.popleft()
-                    serving[0].taken(len(item))
-                    printed = serving[0].printed()
+                    if not call.done():  # else the interpreter is another call's
+                        serving[0].taken(len(item))
                     yield outcomes.believed(
                         carrier.unpack_item,
                         item,
-                        printed,
+                        lambda: call.result()[0].printed if call.done() else serving[0].printed(),
                         name=self._name,
                         values_hint=carrier.result_hint,
                         sandbox_id=serving[0].sandbox_id,
@@ -131,29 +146,36 @@ class Calls:
     async def _once(
         self, pieces: Pieces, keeper: Keeper, on_item: OnItem | None, serving: list[Interpreter] | None = None
     ) -> tuple[Answer, str]:
+        for last in (False, False, True):
+            kept, interpreter = await self._served_by(keeper)
+            if serving is not None:
+                serving[:] = [interpreter]
+            try:
+                answer = await self._served(interpreter, pieces, on_item, last=last)
+            except BaseException:
+                await self._finish(keeper, kept, interpreter)
+                raise
+            if answer.kind:
+                await keeper.give_back(kept, reusable=True)
+                return answer, interpreter.sandbox_id
+            await self._finish(keeper, kept, interpreter)  # something ended it before it had read this call
+        raise AssertionError  # the last turn returns or raises
+
+    async def _served_by(self, keeper: Keeper) -> tuple[Kept, Interpreter]:
+        """Take a sandbox, and its interpreter."""
         while True:
             kept = await keeper.take()
             try:
-                interpreter = await self._interpreter(kept)
+                return kept, await self._interpreter(kept)
             except SandboxNotRunningError:
                 await self._finish(keeper, kept, None)
-                if kept.uses > 1:
-                    continue  # it had ended between two calls, so this one never began
-                raise
+                if kept.uses == 1:
+                    raise
+                # it had ended between two calls, so this one never began
             except BaseException as error:
                 own = isinstance(error, SandboxExecutionError) and not error.is_infrastructure
                 await self._finish(keeper, kept, None, reusable=own)
                 raise
-            break
-        if serving is not None:
-            serving.append(interpreter)
-        try:
-            answer = await self._served(interpreter, pieces, on_item)
-        except BaseException:
-            await self._finish(keeper, kept, interpreter)
-            raise
-        await keeper.give_back(kept, reusable=True)
-        return answer, interpreter.sandbox_id
 
     async def _interpreter(self, kept: Kept) -> Interpreter:
         """Return the sandbox's interpreter for this function; a new one when it has none that lives."""
@@ -165,7 +187,7 @@ class Calls:
         life = kept.sandbox._life  # noqa: SLF001 - calls use sandboxes below their handles
         token = secrets.token_bytes(TOKEN_BYTES)
         start = [message(program()), message(self._shipped()[0]), message(token), message(b"1" if self._fresh else b"")]
-        made = Interpreter(await life.ready(), self._name, token, start)
+        made = Interpreter(await life.ready(), self._name, token, start, forks=self._fresh)
         kept.attached[self] = made
         limit = asyncio.timeout(life.request_timeout)
         try:
@@ -189,7 +211,8 @@ class Calls:
             raise outcomes.ended(made.ended, self._name, kept.sandbox.sandbox_id)
         return made
 
-    async def _served(self, interpreter: Interpreter, pieces: Pieces, on_item: OnItem | None) -> Answer:
+    async def _served(self, interpreter: Interpreter, pieces: Pieces, on_item: OnItem | None, *, last: bool) -> Answer:
+        """Run the call; an answer without a kind says that it was not begun, and is an error the `last` time."""
         sandbox_id = interpreter.sandbox_id
         told = None if self._on_output is None else _Decoded(self._on_output)
         under_way = interpreter.call(pieces, on_output=told, on_item=on_item)
@@ -205,9 +228,10 @@ class Calls:
                 exec_result=interpreter.printed(137, 9, ExitReason.TIMEOUT),
                 sandbox_id=sandbox_id,
             ) from error
-        if not answer.kind:
+        if not answer.kind and (answer.begun or last):
             raise outcomes.ended(answer.printed, self._name, sandbox_id)
         if answer.kind == ITEM:
+            await interpreter.kill()
             raise SandboxExecutionError(
                 f"{self._name} gave a generator, whose items only stream() brings",
                 exec_result=answer.printed,
@@ -253,5 +277,5 @@ class _Decoded:
         if text:
             try:
                 self._on_output(stream, text)
-            except Exception:  # noqa: BLE001 - a user's callback must not harm the call
+            except BaseException:  # noqa: BLE001 - a user's callback must not harm the call, nor the loop
                 _log.exception("on_output failed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import secrets
 import signal
 import time
 from collections import deque
@@ -17,7 +18,19 @@ from typing import TYPE_CHECKING
 import attrs
 
 from aviato.agent.frames import DATA_CHUNK, Which
-from aviato.aio.shipping.inside.runner import ITEM, LARGE_BYTES, MARK, ONCE, READY, TOKEN_BYTES, room
+from aviato.aio.shipping.inside.runner import (
+    BEGUN,
+    ERROR,
+    ITEM,
+    LARGE_BYTES,
+    MARK,
+    NOT_CARRIED,
+    ONCE,
+    READY,
+    TOKEN_BYTES,
+    VALUE,
+    room,
+)
 from aviato.aio.shipping.program import COMMAND
 from aviato.exceptions import AgentProtocolError, AviatoError, EngineConnectionError, OutputLostError
 from aviato.models import ExitReason, ProcessResult
@@ -29,6 +42,15 @@ if TYPE_CHECKING:
 
 ANSWER_LIMIT = 1024**3
 """Bytes that a result, or one item, may have."""
+_LIMITS = {
+    READY: 64,
+    BEGUN: 0,
+    VALUE: ANSWER_LIMIT,
+    ITEM: ANSWER_LIMIT,
+    ERROR: 4 * 1024 * 1024,
+    NOT_CARRIED: 1024 * 1024,
+}
+"""Bytes that a frame of each kind may have; the program inside keeps texts far shorter than these."""
 OUTPUT_LIMIT = 64 * 1024 * 1024
 """Bytes of each output of a call that are kept for its `exec_result`."""
 ITEMS_AHEAD_BYTES = 1024 * 1024
@@ -51,11 +73,13 @@ class Answer:
         kind: Kind of the last frame, or empty when there was none: then the interpreter has ended.
         payload: Of that frame.
         printed: What the call printed, and how the interpreter ended if it did.
+        begun: False when the interpreter ended before it had read the call.
     """
 
     kind: bytes
     payload: bytes | memoryview
     printed: ProcessResult
+    begun: bool = True
 
 
 class _Output:
@@ -84,25 +108,27 @@ class Interpreter:
         ended: How it ended, or why that cannot be known; None while it runs.
     """
 
-    def __init__(self, channel: Channel, label: str, token: bytes, start: Sequence[bytes]) -> None:
+    def __init__(
+        self, channel: Channel, label: str, token: bytes, start: Sequence[bytes], *, forks: bool = True
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._label = label
         self.sandbox_id = channel.sandbox_id
         self.pid = 0
         self._head = MARK + token
         self._to_send: deque[memoryview] = deque()
-        self._held = b""  # of standard output: what may be the beginning of a frame
-        self._held_errors = b""  # likewise, of the mark on standard error
         self._frame: list[bytes] | None = None  # the pieces that have come of one
         self._room: memoryview | None = None  # where they are put instead when it is a large one
         self._missing = 0
         self._kind = b""
         self._read = {Which.STDOUT: 0, Which.STDERR: 0}
         self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._forks = forks
+        self._once, self._first = False, True
         self._dead = asyncio.Event()
         self._answer: asyncio.Future[Answer] | None = None
         self.ended: ProcessResult | AviatoError | None = None
-        self._once, self._calls_left = False, True
+        self._calls_left = True
         self._begin(None, None)
         self._remote: RemoteProcess = channel.exec(COMMAND, self, stdin=True)
         self._send(start)
@@ -118,6 +144,9 @@ class Interpreter:
 
     def _begin(self, on_output: OnOutput | None, on_item: OnItem | None) -> None:
         self._on_output, self._on_item = on_output, on_item
+        self._held = self._held_errors = b""  # of the outputs: what may be the beginning of a frame or of the mark
+        self._frame = self._room = None
+        self._begun = False
         self._printed = {Which.STDOUT: _Output(), Which.STDERR: _Output()}
         self._marked = False  # what came on standard error is complete
         self._last: tuple[bytes, bytes | memoryview] | None = None
@@ -140,15 +169,17 @@ class Interpreter:
             on_output: Called with `"stdout"` or `"stderr"` and the bytes as they come.
             on_item: Called with each packed item of a generator; `taken` lets it go on when many wait.
         """
-        if self._ready.done():
-            self._begin(on_output, on_item)
-        else:  # what its definitions print belongs to the first call
-            self._on_output, self._on_item = on_output, on_item
+        told = self._printed
+        self._begin(on_output, on_item)
+        if self._first:  # what the definitions printed belongs to the first call
+            self._printed, self._first = told, False
         self._answer = self._loop.create_future()
         self._calls_left = not self._once
-        size = sum(len(piece) for piece in pieces)
-        length = size.to_bytes(8, "big")
-        self._send([length + b"".join(pieces)] if size <= DATA_CHUNK else [length, *pieces])
+        token = secrets.token_bytes(TOKEN_BYTES)
+        self._head = MARK + token
+        size = TOKEN_BYTES + sum(len(piece) for piece in pieces)
+        start = size.to_bytes(8, "big") + token
+        self._send([start + b"".join(pieces)] if size <= DATA_CHUNK else [start, *pieces])
         return self._answer
 
     def taken(self, size: int) -> None:
@@ -266,8 +297,10 @@ class Interpreter:
         """Read the head of a frame; false when it cannot be believed."""
         self._kind = head[_KIND_AT : _KIND_AT + 1]
         self._missing = int.from_bytes(head[_KIND_AT + 1 :], "big")
-        if self._missing > ANSWER_LIMIT:
-            self._refuse(f"its answer would have {self._missing} bytes, at most {ANSWER_LIMIT} are taken")
+        most = _LIMITS.get(self._kind, -1)
+        if self._missing > most:
+            what = "an answer of an unknown kind" if most < 0 else f"{self._missing} bytes where {most} are taken"
+            self._refuse(f"it gave {what}")
             return False
         if self._missing >= LARGE_BYTES:
             try:
@@ -287,10 +320,15 @@ class Interpreter:
             if not self._ready.done():
                 self._once = frame == ONCE
                 self._ready.set_result(None)
+        elif self._kind == BEGUN:
+            self._begun = True
         elif self._kind == ITEM and self._on_item is not None:
             if self._on_item is not _drop:
                 self._untaken += len(frame)
             self._on_item(frame)
+        elif self._kind == ITEM and self._answer is not None:  # of one that nobody asked for, which may have no end
+            self._last, self._marked = (ITEM, b""), True
+            self._settle()
         elif self._answer is not None and self._last is None:
             self._last = self._kind, frame
             self._settle()
@@ -340,7 +378,7 @@ class Interpreter:
         self.ended = self.printed(status.returncode, status.signal, reason)
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
-            answer.set_result(Answer(b"", b"", self.ended))
+            answer.set_result(Answer(b"", b"", self.ended, begun=self._begun or self._once or not self._forks))
         self._end()
 
     def process_lost(self, error: AviatoError) -> None:

@@ -33,8 +33,9 @@ def result_of(
         SandboxExecutionError: The function raised, or the answer is none.
     """
     if answer.kind == VALUE:
+        printed = answer.printed
         return believed(
-            unpack, answer.payload, answer.printed, name=name, values_hint=values_hint, sandbox_id=sandbox_id
+            unpack, answer.payload, lambda: printed, name=name, values_hint=values_hint, sandbox_id=sandbox_id
         )
     if answer.kind == NOT_CARRIED:
         reason = bytes(answer.payload[:65536]).decode("utf-8", "replace")
@@ -49,7 +50,7 @@ def result_of(
 def believed(
     unpack: Callable[[bytes | memoryview], Any],
     payload: bytes | memoryview,
-    printed: ProcessResult,
+    printed: Callable[[], ProcessResult],
     *,
     name: str,
     values_hint: str,
@@ -65,10 +66,10 @@ def believed(
         return unpack(payload)
     except NotHere as error:
         lacking = FunctionSerializationError(f"{name} ran, but its {error}", hint=values_hint)
-        lacking.exec_result = printed
+        lacking.exec_result = printed()
         raise lacking from error
     except BadValue as error:
-        raise _improper(error, printed, name, sandbox_id) from error
+        raise _improper(error, printed(), name, sandbox_id) from error
 
 
 def _improper(why: object, printed: ProcessResult, name: str, sandbox_id: str) -> SandboxExecutionError:

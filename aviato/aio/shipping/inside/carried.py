@@ -274,11 +274,16 @@ def no_constant(name: str) -> Any:
     raise BadValue("%s is not JSON" % name)
 
 
-def unpack(data: Any, classes: Any) -> Any:
+def text_size(head: Any) -> int:
+    """Return how many bytes of a value are JSON, which takes far more memory when it is read."""
+    return int(HEADER.unpack_from(head)[3])
+
+
+def unpack(data: Any, classes: Any, most: int = 1 << 62) -> Any:
     """Return the value that `pack` made bytes of; bytes, bytearray or a view of bytes are given.
 
     Raises:
-        BadValue: They are no value.
+        BadValue: They are no value, or one of which more than `most` bytes are JSON.
         NotHere: This side lacks a package or class which the value needs.
     """
     view = memoryview(data)
@@ -290,6 +295,8 @@ def unpack(data: Any, classes: Any) -> Any:
     start = HEADER.size + 8 * count
     if start + length > len(view):
         raise BadValue("it is cut off")
+    if length > most:
+        raise BadValue("%d bytes of it are not bytes, text or arrays, and at most %d are taken" % (length, most))
     sizes = struct.unpack_from("<%dQ" % count, view, HEADER.size)
     if start + length + sum(sizes) != len(view):
         raise BadValue("it has %d bytes and not %d" % (len(view), start + length + sum(sizes)))

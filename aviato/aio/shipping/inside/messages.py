@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from aviato.aio.shipping.inside.carried import pack, unpack
+from aviato.aio.shipping.inside.carried import pack, text_size, unpack
 from aviato.aio.shipping.inside.refused import BadValue, NotCarried, said
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+RESULT_TEXT_LIMIT = 128 * 1024 * 1024
+"""Bytes of JSON in a result: read, they take up to twenty times as much, and they come from a stranger."""
 PICKLE_PROTOCOL = 5
 """What Python 3.8 has, and so every side."""
 PATHS = ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")
@@ -102,7 +104,14 @@ def write_result(value: Any, path: str, classes: Any, trusted: bool) -> list[Any
     Raises:
         NotCarried: It cannot travel; the text begins with the path of the part, and that with `path`.
     """
-    return pack(dump_pickle(value, path, classes), path, ()) if trusted else pack(value, path, classes)
+    pieces = pack(dump_pickle(value, path, classes), path, ()) if trusted else pack(value, path, classes)
+    size = text_size(pieces[0])
+    if size > RESULT_TEXT_LIMIT:
+        what = "%s has %d bytes beside those of bytes, long text and arrays, and at most %d are carried"
+        raise NotCarried(
+            what % (path, size, RESULT_TEXT_LIMIT) + "; give it as bytes or an array, or in several pieces"
+        )
+    return pieces
 
 
 def read_result(message: Any, classes: Any, trusted: bool) -> Any:
@@ -111,7 +120,7 @@ def read_result(message: Any, classes: Any, trusted: bool) -> Any:
     Raises:
         BadValue: It is none.
     """
-    value = unpack(message, () if trusted else classes)
+    value = unpack(message, () if trusted else classes, RESULT_TEXT_LIMIT)
     if not trusted:
         return value
     if type(value) is not bytes:

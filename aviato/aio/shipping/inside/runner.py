@@ -1,12 +1,13 @@
 """One call of a function inside a sandbox: what it gives, what it raises, and how the client is told; Python 3.8 on.
 
-Everything the client hears is a *frame* on standard output::
+Everything the client hears is a *frame* among what the function prints on standard output::
 
     MARK TOKEN KIND LENGTH PAYLOAD        1, 16, 1, 8 (big-endian) and LENGTH bytes
 
-TOKEN is a secret of one interpreter, so that what a function prints is never taken for a frame by accident; code that
-looks for it can forge only its own answer. What stands between frames is what the function printed. Before its last
-frame a call writes `MARK TOKEN` to standard error, which tells where that ends.
+TOKEN is a secret of one call, which comes with it, so that what a function prints is never taken for a frame by
+accident, and what an earlier call left running cannot speak for this one; code that looks for it can forge its own
+answer. What stands between frames is what the function printed. Before its last frame a call writes `MARK TOKEN` to
+standard error, which tells where that ends.
 """
 
 # ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB - what Python 3.8 has, and as few imports as can be
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 MARK = b"\0"
 TOKEN_BYTES = 16
-READY, VALUE, ITEM, ERROR, NOT_CARRIED = b"r", b"v", b"i", b"e", b"n"
-"""Kinds of frames: the definitions are made; the call returned; it yielded; it raised; it gave what cannot travel."""
+READY, BEGUN, VALUE, ITEM, ERROR, NOT_CARRIED = b"r", b"b", b"v", b"i", b"e", b"n"
+"""Kinds of frames.
+
+The definitions are made; a call was read; it returned; it yielded; it raised; it gave what cannot travel.
+"""
 ONCE = b"once"
 """Says, with `READY`, that the interpreter ends after one call."""
 LARGE_BYTES = 4 * 1024 * 1024
@@ -92,10 +96,10 @@ def describe(error: BaseException, stage: str) -> list[Any]:
 
 
 class Teller:
-    """Writes frames."""
+    """Writes frames, to descriptors that stay what they are when the function redirects its output."""
 
-    def __init__(self, token: bytes, out: int = 1, err: int = 2) -> None:
-        self.head = MARK + token
+    def __init__(self, out: int, err: int) -> None:
+        self.head = MARK
         self.out = out
         self.err = err
 
@@ -126,7 +130,7 @@ def flush() -> None:
 
 
 def finish() -> None:
-    """Do what an interpreter does at its end: wait for threads, then run what was registered for it."""
+    """Do what an interpreter does at its end: wait for threads, then run what the call registered for it."""
     import _thread
     import atexit
 

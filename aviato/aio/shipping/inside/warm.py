@@ -5,11 +5,11 @@ other, each preceded by its length in 8 bytes, big-endian::
 
     program  bundle  token  fresh  call  call  ...
 
-If `fresh` is `1`, each call runs in a fork of its own, made before the call is there, so that no state of one is ever
-seen by another and a call waits for no fork. When a call is over, everything it started in its process group is killed.
-A call that ends without an answer takes the interpreter with it, in the same way, so that the client sees how it ended.
-Where there is no fork, an interpreter serves one call and ends. Without `fresh` calls run one after the other in the
-interpreter itself.
+Each call begins with a token of its own. If `fresh` is `1`, each runs in a fork of its own, made before the call is
+there, so that no state of one is ever seen by another and a call waits for no fork. When a call is over, everything it
+started in its process group is killed. A call that ends without an answer takes the interpreter with it, in the same
+way, so that the client sees how it ended. Where there is no fork, an interpreter serves one call and ends. Without
+`fresh` calls run one after the other in the interpreter itself.
 """
 
 # ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB, S110, SIM105 - what Python 3.8 has
@@ -17,6 +17,7 @@ interpreter itself.
 from __future__ import annotations
 
 import _signal as signal  # the one in C: what a fork touches it has to copy, page by page
+import atexit
 import gc
 import importlib
 import json
@@ -27,10 +28,13 @@ from aviato.aio.shipping.inside.definitions import Bundle
 from aviato.aio.shipping.inside.messages import read_call, write_call, write_result
 from aviato.aio.shipping.inside.refused import BadValue
 from aviato.aio.shipping.inside.runner import (
+    BEGUN,
     ERROR,
+    MARK,
     NOT_CARRIED,
     ONCE,
     READY,
+    TOKEN_BYTES,
     Teller,
     answer,
     describe,
@@ -43,16 +47,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-DONE, END = b"d", b"e"
+DONE = b"d"
+FAR = 1000
 ASYNCHRONOUS = 0x280
 """Flags of the code of a coroutine and of an asynchronous generator (inspect is slow to import)."""
+
+
+def apart(number: int) -> int:
+    """Copy a descriptor to where nobody closes or replaces it by accident."""
+    if not hasattr(os, "fork"):
+        return os.dup(number)
+    import fcntl
+
+    return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, FAR)
 
 
 class Input:
     """What the client sends; apart from descriptor 0, where the function finds nothing."""
 
     def __init__(self) -> None:
-        self.number = os.dup(0)
+        self.number = apart(0)
         empty = os.open(os.devnull, os.O_RDONLY)
         os.dup2(empty, 0)
         os.close(empty)
@@ -102,28 +116,31 @@ class Work:
     def rehearse(self, nowhere: int) -> None:
         """Go through a call of nothing, so that the fork copies the pages it will touch now, before its turn."""
         message = b"".join(write_call((), {}, ()))
-        self.run(bytearray(message), lambda: None, Teller(self.teller.head[1:], nowhere, nowhere))
+        self.run([memoryview(message)], lambda: None, Teller(nowhere, nowhere))
 
     def call(self) -> None:
         """Read one call, run it and tell what came of it."""
-        body = self.source.message()
+        body = memoryview(self.source.message())
+        self.teller.head = MARK + bytes(body[:TOKEN_BYTES])
         if self.forks:
             os.close(self.source.number)
+            self.teller.frame(BEGUN, [])
         if self.failure is not None:
             self.teller.last(ERROR, self.failure)
         else:
-            self.run(body, self.function, self.teller)
+            held = [body[TOKEN_BYTES:]]
+            del body
+            self.run(held, self.function, self.teller, ends=self.forks)
 
-    def run(self, body: Any, function: Any, teller: Teller) -> None:
-        """Run one call."""
+    def run(self, held: list[Any], function: Any, teller: Teller, ends: bool = False) -> None:
+        """Run the call in a list, which is emptied; `ends` tells whether the process is over then."""
         me = os.getpid()
         try:
-            args, kwargs, trusted = read_call(body, self.classes)
+            args, kwargs, trusted = read_call(held.pop(), self.classes)
         except BadValue as error:
             reason = "its arguments cannot be made in the sandbox: %s" % error
             teller.last(NOT_CARRIED, [reason.encode("utf-8", "backslashreplace")])
             return
-        del body
 
         def write(value: Any, path: str) -> list[Any]:
             return write_result(value, path, self.classes, trusted)
@@ -132,7 +149,7 @@ class Work:
         if os.getpid() != me:  # a child that the function forked came back through here
             flush()
             os._exit(0)
-        if self.forks:  # else the interpreter does it at its own end
+        if ends:
             try:
                 finish()
             except BaseException as error:
@@ -140,100 +157,88 @@ class Work:
         teller.last(kind, pieces)
 
 
-class Forks:
-    """Runs each call in a fork, with the next fork always made ahead."""
+class Fork:
+    """A process that waits for its turn to serve one call."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.news, self.tell = os.pipe()
-        os.set_blocking(self.tell, False)
-        self.nowhere = os.open(os.devnull, os.O_RDWR)
-        self.ended: dict[int, int] = {}
-        self.spare = 0, 0
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(self.tell, warn_on_full_buffer=False)
-
-    def serve(self) -> NoReturn:
-        """Serve until the input ends."""
-        gc.collect()
-        gc.freeze()
-        self.spare = self.fork()
-        while True:
-            pid, go = self.spare
-            try:
-                os.write(go, DONE)
-            except OSError:  # somebody killed it while it waited
-                pid = 0
-            os.close(go)
-            self.spare = self.fork()
-            if pid:
-                self.wait(pid)
-
-    def fork(self) -> tuple[int, int]:
-        """Make a process that waits for its turn, and return it with what gives it the turn."""
-        turn, go = os.pipe()
-        pid = os.fork()
-        if pid:
+    def __init__(self, work: Work, nowhere: int) -> None:
+        turn, self.go = os.pipe()
+        self.told, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
             os.close(turn)
-            return pid, go
+            os.close(tell)
+            return
         status = 1
         try:
-            os.close(go)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.close(self.news)
+            os.close(self.go)
+            os.close(self.told)
+            tell = apart(tell)
+            atexit._clear()  # what the definitions registered is not for the end of a call
             os.setsid()
-            self.work.rehearse(self.nowhere)
+            work.rehearse(nowhere)
             if os.read(turn, 1):
                 os.close(turn)
-                self.work.call()
-                os.write(self.tell, DONE)
+                work.call()
+                os.write(tell, DONE)
             status = 0
         finally:
             os._exit(status)
 
-    def wait(self, pid: int) -> None:
-        """Wait for the end of a call, and leave nothing of it."""
-        while DONE not in os.read(self.news, 4096):
-            self.reap()
-            if pid in self.ended:
-                os.write(self.tell, END)  # behind what it may have said before its end
-                if DONE in os.read(self.news, 4096):
-                    break
-                self.end_like(self.ended[pid])
+    def serve(self) -> None:
+        """Let it serve a call that nobody else has read."""
         try:
-            os.killpg(pid, signal.SIGKILL)
+            os.write(self.go, DONE)
+        except OSError:  # somebody killed it while it waited
+            pass
+        os.close(self.go)
+
+    def wait(self) -> None:
+        """Wait for the end of its call, and leave nothing of it; without an answer, end as it did."""
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # it keeps its number until its group is dead
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
         except OSError:
             pass
-        self.reap()
-        self.ended.clear()
-
-    def reap(self) -> None:
-        """Note who has ended."""
+        _, status = os.waitpid(self.pid, 0)
+        os.set_blocking(self.told, False)
         try:
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if not pid:
-                    return
-                self.ended[pid] = status
-        except ChildProcessError:
-            return
+            done = os.read(self.told, 1) == DONE
+        except BlockingIOError:  # what it started holds the other end, and it said nothing
+            done = False
+        os.close(self.told)
+        if not done:
+            end_like(status)
 
-    def end_like(self, status: int) -> NoReturn:
-        """End as a child did."""
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            if number != signal.SIGKILL:
-                signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
+
+def end_like(status: int) -> NoReturn:
+    """End as a child did."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
+
+
+def serve_by_forks(work: Work) -> NoReturn:
+    """Serve each call in a fork, with the next one always made ahead, until the input ends."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    gc.collect()
+    gc.freeze()
+    spare = Fork(work, nowhere)
+    while True:
+        serving = spare
+        serving.serve()
+        spare = Fork(work, nowhere)
+        serving.wait()
 
 
 def main() -> None:
     """Serve calls."""
     source = Input()
     document = source.message()
-    teller = Teller(bytes(source.message()))
+    teller = Teller(apart(1), apart(2)) if hasattr(os, "fork") else Teller(1, 2)
+    teller.head = MARK + bytes(source.message())
     fresh = source.message() == b"1"
     sys.argv = [""]
     sys.path[0] = os.getcwd()
@@ -242,7 +247,7 @@ def main() -> None:
     del document
     teller.frame(READY, [ONCE] if fresh and not forks else [])
     if forks:
-        Forks(work).serve()
+        serve_by_forks(work)
     work.call()
     while not fresh:
         work.call()
