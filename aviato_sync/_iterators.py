@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import warnings
 from _thread import allocate_lock, get_ident
 from collections import deque
@@ -185,10 +184,12 @@ class _Pump(Generic[T]):
     async def _run(self) -> None:
         try:
             await self._fill()
-        except BaseException as error:  # raised where items are asked for; SystemExit, raised here, would end the loop
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            if task is None or task.cancelling():
                 raise
+            self._failure = error
+        except BaseException as error:  # noqa: BLE001 - raised where items are asked for; here some would end the loop
             self._failure = error
 
     async def _fill(self) -> None:
@@ -209,6 +210,8 @@ class _Pump(Generic[T]):
         """Return what is there, waiting for the first; `[]` at the end."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="aviato-pump")
+            self._home.tasks.add(self._task)
+            self._task.add_done_callback(self._home.tasks.discard)
         while not self._items:
             if self._task.done():
                 if self._failure is not None:
@@ -316,7 +319,8 @@ class BlockingIterator(Generic[T]):
         await self.close()
 
     def __del__(self) -> None:
-        if not self.__dict__.get("_ended", True) and not sys.is_finalizing():
+        # not sys.is_finalizing(), for at the interpreter's end this module's globals may be gone
+        if not self.__dict__.get("_ended", True) and self._home._refusal is None:
             warnings.warn("an iterator was dropped before its end without being closed", ResourceWarning, stacklevel=2)
             self.close()
 

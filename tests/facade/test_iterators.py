@@ -109,6 +109,20 @@ def test_dropping_a_generator_warns() -> None:
         box.open()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "if not os.fork(): del numbers; gc.collect(); os._exit(0)\nos.wait()\n"])
+def test_dropped_where_nothing_can_be_closed(end: str) -> None:
+    """At the interpreter's end, and in a forked child, an iterator that is dropped is silent."""
+    program = f"""
+import gc, os
+from tests.facade.fixture_core import Box
+numbers = Box().numbers(1000)
+next(numbers)
+{end}
+"""
+    assert run(program, "-W", "default::ResourceWarning") == (0, "", "")
+
+
 async def test_generator_on_another_loop() -> None:
     """`async for` and `async with` work from any running loop."""
     box = await asyncio.to_thread(Box)
