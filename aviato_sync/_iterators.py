@@ -298,9 +298,10 @@ class BlockingIterator(Generic[T]):
 
     def close(self) -> OperationRef[None]:
         """End the iteration and wait for the clean-up of what makes the items. Idempotent."""
-        self._ended = True
+        closing = OperationRef._started(self._home, None, self._pump.close, (), {})
+        self._ended = True  # last: interrupted before, `__del__` closes
         self._batches.items.clear()
-        return OperationRef._started(self._home, None, self._pump.close, (), {})
+        return closing
 
     def __enter__(self) -> Self:
         return self
