@@ -298,7 +298,7 @@ class BlockingIterator(Generic[T]):
 
     def close(self) -> OperationRef[None]:
         """End the iteration and wait for the clean-up of what makes the items. Idempotent."""
-        closing = OperationRef._started(self._home, None, self._pump.close, (), {})
+        closing: OperationRef[None] = OperationRef._started(self._home, None, self._pump.close, (), {})
         self._ended = True  # last: interrupted before, `__del__` closes
         self._batches.items.clear()
         return closing
