@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import warnings
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from aviato_sync._bridge import Handle, wrap
-from aviato_sync._operation import OperationRef
+from aviato_sync._operation import VALUE, OperationRef
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -53,13 +52,16 @@ class _Batches(Generic[T]):
                 self._fetching = OperationRef._started(self._home, None, self._source.read_batch, (BATCH,), {})
             return self._fetching
 
-    def _take(self, ref: OperationRef[list[T]], *, failed: bool) -> None:
-        """Take the fetched items over; several threads may have waited for the same fetch, the first of them does."""
+    def _take(self, ref: OperationRef[list[T]]) -> None:
+        """Take the fetched items over; several threads may have waited for the same fetch, the first of them does.
+
+        Also when the waiting was interrupted: it may have been at the moment when the items came.
+        """
         with self._lock:
             if self._fetching is ref and ref.done():
                 self._fetching = None
-                if not failed:
-                    self.items.extend(ref.result())
+                if ref._state == VALUE:
+                    self.items.extend(ref._value)
 
     def next(self) -> list[T]:
         """Return the next item in a list, blocking until there is one; an empty list at the end."""
@@ -71,10 +73,8 @@ class _Batches(Generic[T]):
                 ref = self._fetch()
             try:
                 batch = ref.result()
-            except BaseException:
-                self._take(ref, failed=True)
-                raise
-            self._take(ref, failed=False)
+            finally:
+                self._take(ref)
             if not batch:
                 return []
 
@@ -87,10 +87,8 @@ class _Batches(Generic[T]):
                 ref = self._fetch()
             try:
                 batch = await ref
-            except BaseException:
-                self._take(ref, failed=True)
-                raise
-            self._take(ref, failed=False)
+            finally:
+                self._take(ref)
             if not batch:
                 return []
 
@@ -173,10 +171,28 @@ class _Pump(Generic[T]):
         self._home = home
         self._items: deque[T] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._failure: BaseException | None = None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is made any more; from any thread."""
+        return self._task is not None and self._task.done()
+
     async def _run(self) -> None:
+        try:
+            await self._fill()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._failure = error
+        except BaseException as error:  # noqa: BLE001 - raised where items are asked for; here some would end the loop
+            self._failure = error
+
+    async def _fill(self) -> None:
         try:
             async for item in self._source:
                 self._items.append(wrap(item, self._home))
@@ -194,10 +210,12 @@ class _Pump(Generic[T]):
         """Return what is there, waiting for the first; `[]` at the end."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="aviato-pump")
+            self._home.tasks.add(self._task)
+            self._task.add_done_callback(self._home.tasks.discard)
         while not self._items:
             if self._task.done():
-                if not self._task.cancelled():
-                    self._task.result()
+                if self._failure is not None:
+                    raise self._failure
                 return []
             self._news.clear()
             waiting = asyncio.ensure_future(self._news.wait())
@@ -217,17 +235,18 @@ class _Pump(Generic[T]):
             if close is not None:
                 await close()
             return
-        self._task.cancel()
+        if not self._closing:
+            self._closing = True
+            self._task.cancel()  # once: again would hit the clean-up
         await asyncio.wait([self._task])
-        if not self._task.cancelled():
-            self._task.exception()
 
 
 class BlockingIterator(Generic[T]):
     """Items that are made on the loop as they are asked for, a bounded number ahead.
 
     An iterator of both kinds, and a context manager of both kinds that closes it. One that is dropped before its end
-    without being closed warns and is closed.
+    without being closed warns and is closed. Ctrl-C while it blocks, or another exception of a signal handler, closes
+    it, and comes out once the clean-up is over or 5 s have passed.
     """
 
     def __init__(
@@ -250,17 +269,25 @@ class BlockingIterator(Generic[T]):
             for item in self._batches.next():
                 return item
         except BaseException:
-            self._ended = True
+            self._abandon()
             raise
         self._ended = True
         raise StopIteration
+
+    def _abandon(self) -> None:
+        """After an exception: unless it came from what makes the items, that is still at it and must be stopped."""
+        if self._pump.over or self._home._refusal is not None:
+            self._ended = True
+        elif get_ident() != self._home.ident:  # there blocking was refused, and nothing happened
+            self.close()._await_clean_up()
 
     async def __anext__(self) -> T:
         try:
             for item in await self._batches.next_awaited():
                 return item
-        except Exception:
-            self._ended = True
+        except BaseException:
+            if self._pump.over or self._home._refusal is not None:
+                self._ended = True  # else the waiting was cancelled, and may go on
             raise
         self._ended = True
         raise StopAsyncIteration
@@ -271,9 +298,10 @@ class BlockingIterator(Generic[T]):
 
     def close(self) -> OperationRef[None]:
         """End the iteration and wait for the clean-up of what makes the items. Idempotent."""
-        self._ended = True
+        closing: OperationRef[None] = OperationRef._started(self._home, None, self._pump.close, (), {})
+        self._ended = True  # last: interrupted before, `__del__` closes
         self._batches.items.clear()
-        return OperationRef._started(self._home, None, self._pump.close, (), {})
+        return closing
 
     def __enter__(self) -> Self:
         return self
@@ -292,7 +320,8 @@ class BlockingIterator(Generic[T]):
         await self.close()
 
     def __del__(self) -> None:
-        if not self.__dict__.get("_ended", True) and not sys.is_finalizing():
+        # not sys.is_finalizing(), for at the interpreter's end this module's globals may be gone
+        if not self.__dict__.get("_ended", True) and self._home._refusal is None:
             warnings.warn("an iterator was dropped before its end without being closed", ResourceWarning, stacklevel=2)
             self.close()
 
@@ -314,13 +343,20 @@ def feed(data: Any) -> Any:
 async def _from_loop(data: AsyncIterable[T], loop: asyncio.AbstractEventLoop) -> AsyncIterator[T]:
     iterator = aiter(data)
 
-    async def step() -> list[T]:
-        async for item in iterator:
-            return [item]
-        return []
+    async def step() -> tuple[list[T], BaseException | None]:
+        try:
+            async for item in iterator:
+                return [item], None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised below; SystemExit would end the user's loop from this task
+            return [], error
+        return [], None
 
     while True:
-        batch = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), loop))
+        batch, error = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), loop))
+        if error is not None:
+            raise error
         if not batch:
             return
         yield batch[0]

@@ -305,13 +305,17 @@ class OperationRef(Generic[T_co]):
             raise
 
     def _give_up(self) -> None:
-        """After Ctrl-C: cancel, and give the clean-up a bounded time; a second Ctrl-C ends the waiting at once."""
+        """After Ctrl-C: cancel, and wait for the clean-up."""
         self.cancel()
+        self._await_clean_up()
+
+    def _await_clean_up(self) -> None:
+        """Wait a bounded time while an exception is on its way out; a second Ctrl-C ends the waiting at once."""
         lock = allocate_lock()
         lock.acquire()
         self._listen(lock.release)
         lock.acquire(timeout=CLEANUP_SECONDS)
-        self._observed = True  # the user sees KeyboardInterrupt instead
+        self._observed = True  # the user sees that exception instead
 
     async def _until_done(self) -> None:
         self._home.check()

@@ -53,6 +53,8 @@ class LoopThread:
         self.ident = 0
         self.operations: set[Job] = set()
         """What is in progress. The loop itself holds tasks weakly, and nobody else may hold a dropped ref."""
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Likewise, of what is no operation."""
         self._refusal: Callable[[], Exception] | None = None
         self.inherited = False
         self._queue: deque[Job] = deque()

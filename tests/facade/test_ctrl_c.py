@@ -167,3 +167,84 @@ print(next(reader))
         assert script.line() == "waiting"
         script.interrupt()
         assert script.end() == (0, "interrupted\n42\n", "")
+
+
+ENDLESS = f"""{START}
+import asyncio, signal
+from aviato_sync._iterators import BlockingIterator
+log = []
+async def endless():
+    try:
+        yield 1
+        await asyncio.sleep(3600)
+    finally:
+        print("cleaning", flush=True)
+        await clean()
+        log.append("closed")
+items = BlockingIterator(box._home, endless)
+assert next(items) == 1
+
+def interrupted(*expected):
+    announce(items._batches._fetch())
+    begin = time.monotonic()
+    try:
+        next(items)
+    except expected as error:
+        print(type(error).__name__, log, time.monotonic() - begin < 4)
+"""
+"""Waits for an item that never comes."""
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "LookupError"])
+def test_what_makes_the_items_is_stopped(error: str) -> None:
+    """An iterator is closed, and its clean-up over, when Ctrl-C or what a signal handler raises comes out of `next`."""
+    program = f"""{ENDLESS}
+async def clean():
+    await asyncio.sleep(0.01)
+def handler(*_):
+    raise {error}
+signal.signal(signal.SIGINT, handler)
+interrupted({error})
+print(list(items))
+items.close().result()
+print(log, box.echo("usable").result())
+"""
+    with running(program, "-W", "error") as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.end() == (0, f"cleaning\n{error} ['closed'] True\n[]\n['closed'] usable\n", "")
+
+
+def test_second_one_gives_the_items_up_at_once() -> None:
+    """While the clean-up of an iterator is waited for, a second Ctrl-C ends the waiting; closing it does not hit it."""
+    program = f"""{ENDLESS}
+may_end = asyncio.Event()
+async def clean():
+    await may_end.wait()
+interrupted(KeyboardInterrupt)
+closing = items.close()
+box._home.call(may_end.set)
+closing.result()
+print(log)
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.line() == "cleaning"
+        script.interrupt()
+        assert script.end() == (0, "KeyboardInterrupt [] True\n['closed']\n", "")
+
+
+def test_stuck_clean_up_of_the_items_is_bounded() -> None:
+    """One that never ends holds Ctrl-C up for a bounded time only."""
+    program = f"""{ENDLESS}
+from aviato_sync import _operation
+_operation.CLEANUP_SECONDS = 0.2
+async def clean():
+    await asyncio.sleep(3600)
+interrupted(KeyboardInterrupt)
+"""
+    with running(program) as script:
+        assert script.line() == "waiting"
+        script.interrupt()
+        assert script.end() == (0, "cleaning\nKeyboardInterrupt [] True\n", "")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from aviato_sync import _iterators
+from aviato_sync._operation import OperationRef
 from tests.facade.fixture_core import Box
+from tests.facade.script import run
 
 
 def test_reader_in_few_crossings() -> None:
@@ -104,6 +109,20 @@ def test_dropping_a_generator_warns() -> None:
         box.open()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "if not os.fork(): del numbers; gc.collect(); os._exit(0)\nos.wait()\n"])
+def test_dropped_where_nothing_can_be_closed(end: str) -> None:
+    """At the interpreter's end, and in a forked child, an iterator that is dropped is silent."""
+    program = f"""
+import gc, os
+from tests.facade.fixture_core import Box
+numbers = Box().numbers(1000)
+next(numbers)
+{end}
+"""
+    assert run(program, "-W", "default::ResourceWarning") == (0, "", "")
+
+
 async def test_generator_on_another_loop() -> None:
     """`async for` and `async with` work from any running loop."""
     box = await asyncio.to_thread(Box)
@@ -157,3 +176,77 @@ async def test_feeding_from_the_callers_loop() -> None:
     assert await box._start(collect, _iterators.feed(blocking())) == [0, 1, 2]
     assert "aviato-loop" not in places
     assert _iterators.feed(b"bytes") == b"bytes"
+
+
+def test_interrupted_when_the_items_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost when waiting ends with an exception although the batch is there."""
+    reader = Box().reader(3)
+
+    def interrupted(ref: OperationRef[object], timeout: float | None = None) -> object:
+        ref.exception(timeout)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OperationRef, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(reader)
+    assert list(reader) == [0, 1, 2]
+
+
+def test_what_makes_items_is_cancelled_by_another() -> None:
+    """That is an error and not the end."""
+    box = Box()
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        raise asyncio.CancelledError
+
+    items = _iterators.BlockingIterator[int](box._home, numbers)
+    assert next(items) == 1
+    with pytest.raises(concurrent.futures.CancelledError):
+        next(items)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()"])
+@pytest.mark.parametrize("call", ["double.map(items)", "pool.map(double, items, return_exceptions=True)"])
+def test_exit_in_what_the_caller_gives(tmp_path: Path, call: str, error: str) -> None:
+    """What would end an event loop comes out where the caller iterates, blocking or not, and the session works on."""
+    (tmp_path / "shipped.py").write_text("def double(value):\n    return value * 2\n")
+    program = f"""
+import asyncio, sys
+import aviato
+from aviato.testing import FakeEngine
+sys.path.insert(0, {str(tmp_path)!r})
+import shipped
+def numbers():
+    yield (1,)
+    raise {error}
+async def awaited_numbers():
+    yield (1,)
+    raise {error}
+class Unreadable:
+    def __iter__(self):
+        raise {error}
+session = aviato.Session(engine=FakeEngine())
+pool = session.pool(1)
+double = session.function()(shipped.double)
+def blocking(items):
+    list({call})
+async def awaited(items):
+    async for item in {call}:
+        pass
+def seen(function, *args):
+    try:
+        function(*args)
+    except BaseException as error:
+        print(repr(error))
+seen(blocking, numbers())
+seen(blocking, Unreadable())
+seen(lambda: asyncio.run(awaited(numbers())))
+seen(lambda: asyncio.run(awaited(awaited_numbers())))
+print(double.remote(21).result())
+session.close().result()
+print(session.closed)
+"""
+    assert run(program, "-W", "error") == (0, f"{error}\n" * 4 + "42\nTrue\n", "")

@@ -14,6 +14,8 @@ LOOK_AHEAD = 4
 
 _END = object()
 _Work = Callable[[int, Any], Awaitable[Any]]
+_closing: set[asyncio.Task[BaseException | None]] = set()
+"""Clean-up that goes on when nobody waits for it any more; the loop itself holds tasks weakly."""
 
 
 class Source:
@@ -57,6 +59,12 @@ def check_items(items: Any) -> None:
         raise TypeError(f"items must be an iterable or asynchronous iterable of items, not {items!r}")
 
 
+def _cancelled() -> bool:
+    """Tell whether the running task is cancelled, and not only something that it waited for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 class Run:
     """One run over one input."""
 
@@ -76,6 +84,8 @@ class Run:
         self._expected = 0
         self._fed = False
         self._failure: BaseException | None = None
+        self._interrupt: KeyboardInterrupt | None = None
+        self._end: asyncio.Task[BaseException | None] | None = None
 
     async def _feed(self, work: _Work) -> None:
         try:
@@ -86,12 +96,24 @@ class Run:
                     item = await self._source.next()
                 except StopAsyncIteration:
                     break
+                if self._end is not None:
+                    break  # the input took the cancellation for something else
                 task = asyncio.create_task(self._one(work, self.taken, item), name="aviato-map")
                 self._tasks.add(task)
                 task.add_done_callback(self._over)
                 self.taken += 1
-        except Exception as error:  # noqa: BLE001 - raised behind the results of the items before it
+        except asyncio.CancelledError as error:
+            if _cancelled():
+                raise
+            self._failure = RuntimeError(
+                f"items raised CancelledError after {self.taken} items though the iteration was not cancelled: "
+                "something that it waits for was"
+            )
+            self._failure.__cause__ = error
+        except BaseException as error:  # noqa: BLE001 - raised behind the results of the items before it
             self._failure = error
+            if isinstance(error, KeyboardInterrupt):
+                self._interrupt = error
         finally:
             self._fed = True
             self._news.set()
@@ -100,12 +122,13 @@ class Run:
         try:
             outcome: tuple[Any, BaseException | None] = (await work(number, item), None)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if _cancelled():
                 raise
             outcome = (None, SandboxTerminatedError(f"the work of items[{number}] was cancelled by another"))
-        except Exception as error:  # noqa: BLE001 - it is yielded or raised in its place
+        except BaseException as error:  # noqa: BLE001 - it is yielded or raised in its place
             outcome = (None, error)
+            if isinstance(error, KeyboardInterrupt):
+                self._interrupt = error
         self._outcomes[number] = outcome
         self._finished.append(number)
 
@@ -131,15 +154,19 @@ class Run:
 
         Raises:
             StopAsyncIteration: There is none.
-            BaseException: What its work, or the input, raised.
+            RuntimeError: The input raised `CancelledError` though nobody cancelled this.
+            KeyboardInterrupt: Work or the input was interrupted; results before it are not waited for.
+            BaseException: What its work, or the input, raised; only an `Exception` of the work is kept.
         """
         while True:
+            if self._interrupt is not None:
+                raise self._interrupt
             number = self._next()
             if number is not None:
                 value, error = self._outcomes.pop(number)
                 self._expected += 1
                 self._window.release()
-                if error is not None and not self._keep_errors:
+                if error is not None and not (self._keep_errors and isinstance(error, Exception)):
                     raise error
                 return value if error is None else error
             if self._fed and not self._tasks:
@@ -150,9 +177,34 @@ class Run:
             await self._news.wait()
 
     async def close(self) -> None:
-        """Cancel what is at work; nothing is any more when this returns."""
+        """Cancel what is at work; nothing is any more when this returns.
+
+        If this is cancelled, the clean-up goes on by itself.
+
+        Raises:
+            BaseException: What the input raised when it was closed.
+        """
+        if self._end is None:
+            self._end = asyncio.create_task(self._clear(), name="aviato-map-end")
+            _closing.add(self._end)
+            self._end.add_done_callback(_closing.discard)
+        error = await asyncio.shield(self._end)
+        if error is not None:
+            raise error
+
+    async def _clear(self) -> BaseException | None:
         tasks = [*self._tasks, *([] if self._feeder is None else [self._feeder])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._source.close()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            error = await self._close_source()
+        return error
+
+    async def _close_source(self) -> BaseException | None:
+        try:
+            await self._source.close()
+        except (SystemExit, KeyboardInterrupt) as error:
+            return error  # a task that raises them ends the loop
+        return None
