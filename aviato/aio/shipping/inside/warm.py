@@ -172,14 +172,15 @@ class Fork:
         try:
             os.close(self.go)
             os.close(self.told)
-            tell = apart(tell)
+            far = apart(tell)
+            os.close(tell)
             atexit._clear()  # what the definitions registered is not for the end of a call
             os.setsid()
             work.rehearse(nowhere)
             if os.read(turn, 1):
                 os.close(turn)
                 work.call()
-                os.write(tell, DONE)
+                os.write(far, DONE)
             status = 0
         finally:
             os._exit(status)
