@@ -136,7 +136,8 @@ async def test_a_torn_line_is_dropped_and_a_damaged_one_refused(pool: aio.Pool, 
         path.write_bytes(whole[:length])
         assert await echoed(pool, ["a", "b", "c"], path) == ["a", "b", "c"], length
         assert sorted(journalled(path)) == [0, 1, 2]
-    for position in range(3, len(last), 11):
+    # Without the newline before the last line: one line of two cannot be told from a torn one, and both items run again.
+    for position in range(3, len(last) - 1, 11):
         changed = bytearray(whole)
         changed[position] ^= 1
         path.write_bytes(changed)
