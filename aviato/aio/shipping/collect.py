@@ -7,18 +7,26 @@ import builtins
 import inspect
 import json
 import sys
-from types import CellType, FunctionType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import attrs
 
 from aviato.aio.shipping import values
 from aviato.aio.shipping.annotations import classes_of
-from aviato.aio.shipping.names import read_names
-from aviato.aio.shipping.source import Place, enclosing_names, find_class, find_function, refuse
+from aviato.aio.shipping.names import Names, read_names
+from aviato.aio.shipping.source import (
+    Place,
+    enclosing_names,
+    find_class,
+    find_function,
+    imported_at_the_top,
+    refuse,
+)
 from aviato.exceptions import FunctionSerializationError
 
 _GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
+_SCOPES = frozenset({"<locals>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})  # what a function is made in
 _MISSING = object()
 Reference = list[Any]
 
@@ -67,7 +75,7 @@ def check_function(function: Any) -> None:
         kind = "class" if isinstance(raw, type) else f"{type(raw).__name__} object"
         refuse(what, f"it is a {kind}, not a function with Python source", "Write a `def` that calls it and ship that.")
     owner = raw.__qualname__.rpartition(".")[0]
-    if owner and not owner.endswith("<locals>"):
+    if owner and owner.rpartition(".")[2] not in _SCOPES:
         refuse(what, f"it is a method of {owner}", "Move it out of the class and pass what it needs as arguments.")
 
 
@@ -292,9 +300,25 @@ class _Collector:
                 "cells": closed,
                 "needs": needs,
                 "defaults": defaults,
+                "imports": self.submodules(read, names, cells, place),
             }
         )
         return reference
+
+    def submodules(
+        self, read: Names, names: dict[str, Any], cells: dict[str, CellType], place: Place
+    ) -> list[tuple[str, bool]]:
+        """List the modules that `import a.b` put below the `a` that is read, and whether one can do without."""
+        used: set[str] = set()
+        named: set[str] = set()
+        tops = None
+        for name in {*read.at_once, *read.later, *cells}:
+            module = _content(cells[name]) if name in cells else names.get(name)
+            if isinstance(module, ModuleType):
+                used |= values.submodules(module, (chain[1:] for chain in read.chains if chain[0] == name))
+                tops = imported_at_the_top(place) if tops is None else tops
+                named |= {top for top in tops if top.startswith(f"{module.__name__}.") and top in sys.modules}
+        return [(name, name not in used) for name in sorted(used | named)]
 
     def own_decorators(self, raw: FunctionType, place: Place) -> int:
         """Return how many decorators, from the top, end with the one that made the function remote."""
@@ -304,10 +328,7 @@ class _Collector:
         def look(node: ast.expr) -> Any:
             if isinstance(node, ast.Name):
                 if node.id in cells:
-                    try:
-                        return cells[node.id].cell_contents
-                    except ValueError:
-                        return _MISSING
+                    return _content(cells[node.id])
                 return _MISSING if node.id in hidden else raw.__globals__.get(node.id, _MISSING)
             if isinstance(node, ast.Attribute):
                 found = look(node.value)
@@ -323,6 +344,13 @@ class _Collector:
             elif isinstance(target, ast.Name) and values.is_ours(look(target)):
                 return index + 1
         return 0
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
 
 
 def _shown(value: Any) -> str:

@@ -19,6 +19,8 @@ class Names(NamedTuple):
     """Read when the function, or a method, is called."""
     annotations: tuple[str, ...]
     """Read by annotations, which are text in the sandbox."""
+    chains: tuple[tuple[str, ...], ...]
+    """The names with the attributes read from them: `a.b.c` is there as `a.b` and as `a.b.c`."""
 
 
 class _Bare(ast.NodeTransformer):
@@ -82,7 +84,18 @@ def read_names(place: Place, skip: int) -> Names:
     for child in table.get_children():
         _walk(child, at_once if child.get_type() == "class" else later, later)
     at_once.discard(own)
-    return Names(tuple(sorted(at_once)), tuple(sorted(later - at_once)), tuple(sorted(bare.found - at_once - later)))
+    chains = {chain for inner in ast.walk(module) if (chain := _chain(inner)) and len(chain) > 1}
+    noted = bare.found - at_once - later
+    return Names(tuple(sorted(at_once)), tuple(sorted(later - at_once)), tuple(sorted(noted)), tuple(sorted(chains)))
+
+
+def _chain(node: ast.AST) -> tuple[str, ...]:
+    """Return `a.b.c` as its parts; nothing for what does not start with a name."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(parts)) if isinstance(node, ast.Name) else ()
 
 
 def _walk(table: symtable.SymbolTable, here: set[str], later: set[str]) -> None:

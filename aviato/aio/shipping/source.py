@@ -195,6 +195,19 @@ def enclosing_names(place: Place) -> frozenset[str]:
     return frozenset(found)
 
 
+def imported_at_the_top(place: Place) -> list[str]:
+    """List the modules that `import` statements outside functions name in the file of a definition."""
+    found: list[str] = []
+    waiting: list[ast.AST] = [_parse("".join(place.lines))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.expr)):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
 def _class_in(node: ast.AST, path: list[str]) -> list[ast.ClassDef]:
     """Find class statements by qualified name, also below `if` and `try`."""
     if not path:

@@ -14,7 +14,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -114,6 +114,20 @@ def _literal(value: Any, where: str) -> Reference:
         return ["literal", repr(value)]
     except ValueError as error:
         refuse(where, f"it has no text: {error}", "Compute it inside the function.")
+
+
+def submodules(module: ModuleType, chains: Iterable[tuple[str, ...]]) -> set[str]:
+    """Return the modules below one that are read as its attributes; it has them only once they are imported."""
+    found: set[str] = set()
+    for chain in chains:
+        at, name = module, module.__name__
+        for step in chain:
+            inner, name = vars(at).get(step), f"{name}.{step}"
+            if not isinstance(inner, ModuleType) or sys.modules.get(name) is not inner:
+                break
+            found.add(name)
+            at = inner
+    return found
 
 
 def _public_home(module: str, path: str, value: Any) -> str | None:

@@ -104,6 +104,14 @@ class Bundle:
                 raise
             self.lacking[name] = said(error)
 
+    def load(self, name: str, optional: bool) -> None:
+        """Import a module below one that is there, which makes it an attribute of that."""
+        try:
+            importlib.import_module(name)
+        except Exception:
+            if not optional:
+                raise
+
     def value(self, reference: list[Any]) -> Any:
         """Return what a reference stands for."""
         kind, rest = reference[0], reference[1:]
@@ -143,6 +151,8 @@ class Bundle:
                     space[name] = self.value(reference)
             now = [self.early(reference) for reference in item["cells"].values()]
             defaults = [self.value(reference) for reference in item["defaults"]]
+            for name, optional in item["imports"]:
+                self.load(name, optional)
             self.made[number] = self.define(item, space, now, defaults)
         finally:
             if self.made[number] is None:

@@ -1,0 +1,103 @@
+"""What a definition carries beside its text: modules below others, attributes set later, registered implementations."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import sys
+import xml.etree.ElementTree as ET
+import xml.sax.saxutils
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from aviato.aio.shipping.collect import check_function
+from tests.unit.test_shipping import run
+
+
+def submodules() -> list[Any]:
+    """Use modules below packages that do not import them themselves."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        four = pool.submit(lambda: 4).result()
+    return [four, ET.fromstring("<a/>").tag, xml.sax.saxutils.escape("<")]
+
+
+def passed_on() -> str:
+    """Reach a module below another by a name that only is known at run time."""
+    package: Any = xml
+    return str(getattr(getattr(package, "sax"), "saxutils").escape(">"))  # noqa: B009 - what is tested
+
+
+class Parsed:
+    """Reads a submodule while it is defined."""
+
+    kind = xml.sax.saxutils.XMLGenerator
+
+
+def in_a_class() -> str:
+    """Use a class that needs a submodule at once."""
+    return Parsed.kind.__name__
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"), [(submodules, [4, "a", "&lt;"]), (passed_on, "&gt;"), (in_a_class, "XMLGenerator")]
+)
+def test_modules_below_others(function: Callable[[], Any], expected: Any, tmp_path: Path) -> None:
+    """`import a.b` gives `a` with its `b`, also there."""
+    outcome, done = run(function, tmp_path)
+    assert outcome == {"value": expected}, done.stderr.decode()
+
+
+def test_a_module_below_a_closure_variable(tmp_path: Path) -> None:
+    """The import may stand in the function around it."""
+    import email.mime.text
+
+    def inner() -> str:
+        return email.mime.text.MIMEText("x").get_content_type()
+
+    outcome, done = run(inner, tmp_path)
+    assert outcome == {"value": "text/plain"}, done.stderr.decode()
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import source from a file of its own."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(source: str) -> ModuleType:
+        (tmp_path / "aviato_test_more.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "aviato_test_more", raising=False)
+        importlib.invalidate_caches()
+        made = importlib.import_module("aviato_test_more")
+        monkeypatch.delitem(sys.modules, "aviato_test_more")
+        monkeypatch.setitem(sys.modules, "aviato_test_more", made)
+        return made
+
+    return write
+
+
+def test_a_module_that_is_only_imported_may_be_missing(
+    module: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is read must be there; one that is not read does not stop the function."""
+    monkeypatch.setitem(sys.modules, "xml.nowhere", ModuleType("xml.nowhere"))
+    source = "import xml.nowhere\nimport xml.sax\n\ndef f():\n    return xml.sax.__name__\n\n"
+    made = module(source + "def g():\n    return xml.nowhere\n")
+    outcome, done = run(made.f, tmp_path)
+    assert outcome == {"value": "xml.sax"}, done.stderr.decode()
+    monkeypatch.setattr(sys.modules["xml"], "nowhere", sys.modules["xml.nowhere"], raising=False)
+    outcome, _ = run(made.g, tmp_path)
+    assert outcome["error"]["type"] == "ModuleNotFoundError"
+    assert "xml.nowhere" in outcome["error"]["message"]
+
+
+@pytest.mark.parametrize("scope", ["<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<locals>"])
+def test_functions_made_in_comprehensions(scope: str, tmp_path: Path) -> None:
+    """Comprehensions are functions in Python 3.11 and before; what they make is no method."""
+    functions = [lambda x: x + k for k in range(2)]  # noqa: B023 - what is tested
+    functions[0].__qualname__ = f"around.{scope}.<lambda>"
+    check_function(functions[0])
+    assert run(functions[0], tmp_path, 1)[0] == {"value": 2}
