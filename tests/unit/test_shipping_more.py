@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib
+import os
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 import xml.sax.saxutils
@@ -101,3 +103,53 @@ def test_functions_made_in_comprehensions(scope: str, tmp_path: Path) -> None:
     functions[0].__qualname__ = f"around.{scope}.<lambda>"
     check_function(functions[0])
     assert run(functions[0], tmp_path, 1)[0] == {"value": 2}
+
+
+_SETS = """\
+import sys
+from aviato.aio.shipping.collect import collect
+
+WORDS = {"one", "two", "three", "four", "five"}
+FROZEN = [frozenset({"a", "b", "c", "d"}), ({"x", "y", "z"}, 1)]
+TABLE = {"in": {"p", "q", "r", "s"}}
+
+class Given:
+    words = {"k", "l", "m", "n"}
+
+def one(): return 1
+def two(): return 2
+FUNCTIONS = {one, two}
+
+def f(more={"g", "h", "i"}):
+    return WORDS, FROZEN, TABLE, FUNCTIONS, Given, more
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(collect(f).document)
+"""
+
+
+def test_sets_are_the_same_in_every_process(tmp_path: Path) -> None:
+    """A resumed map knows its work again by the bundle, which says nothing of how text is hashed."""
+    script = tmp_path / "sets.py"
+    script.write_text(_SETS)
+    made = [
+        subprocess.run(
+            [sys.executable, str(script)], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert made[0] == made[1] != b""
+
+
+NESTED = [frozenset({"a", "b"}), {"c": {1}}]
+
+
+def uses_nested() -> Any:
+    """Use sets in other containers."""
+    return NESTED
+
+
+def test_sets_in_other_containers(tmp_path: Path) -> None:
+    """A frozenset in a list has no text that could be read again."""
+    outcome, done = run(uses_nested, tmp_path)
+    assert outcome == {"value": NESTED}, done.stderr.decode()

@@ -6,6 +6,7 @@ import ast
 import enum
 import functools
 import importlib.machinery
+import json
 import logging
 import math
 import os
@@ -22,7 +23,8 @@ from aviato.aio.shipping.source import Place, refuse
 
 Reference = list[Any]
 _TEXT = frozenset({type(None), bool, int, str, bytes, complex, type(Ellipsis)})
-_CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", dict: "dict"}
+_SETS: dict[type, str] = {set: "set", frozenset: "frozenset"}
+_CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", dict: "dict", **_SETS}
 
 
 @functools.lru_cache(maxsize=1)
@@ -77,10 +79,12 @@ def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its 
             inner = (
                 [["build", "tuple", [part(key), part(item)]] for key, item in value.items()]
                 if kind is dict
-                else [part(item) for item in value]
+                else [part(item) for item in (sorted(value, key=_place) if kind in _SETS else value)]
             )
         finally:
             above.discard(id(value))
+        if kind in _SETS:  # text is hashed otherwise in each process; the same work is the same bundle
+            inner.sort(key=json.dumps)
         if kind in {list, tuple, dict} and all(_is_literal(item) for item in inner):
             return _literal(value, where)
         return ["build", _CONTAINERS[kind], inner]
@@ -103,8 +107,15 @@ def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its 
     return None
 
 
+def _place(value: Any) -> tuple[str, str]:
+    """Return what orders functions and classes of a set, which are collected in the order in which they are met."""
+    return str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))
+
+
 def _is_literal(reference: Reference) -> bool:
     if reference[0] == "build":
+        if reference[1] in _SETS.values():  # its text has the order of this process, and a frozenset's is no literal
+            return False
         return all(_is_literal(item) for item in reference[2])
     return bool(reference[0] == "literal")
 
