@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from aviato.aio.shipping.collect import check_function
+from aviato.aio.shipping.collect import check_function, collect
+from aviato.exceptions import FunctionSerializationError
 from tests.unit.test_shipping import run
 
 
@@ -107,7 +109,8 @@ def test_functions_made_in_comprehensions(scope: str, tmp_path: Path) -> None:
 
 _SETS = """\
 import sys
-from aviato.aio.shipping.collect import collect
+from aviato.aio.shipping.collect import check_function, collect
+from aviato.exceptions import FunctionSerializationError
 
 WORDS = {"one", "two", "three", "four", "five"}
 FROZEN = [frozenset({"a", "b", "c", "d"}), ({"x", "y", "z"}, 1)]
@@ -153,3 +156,179 @@ def test_sets_in_other_containers(tmp_path: Path) -> None:
     """A frozenset in a list has no text that could be read again."""
     outcome, done = run(uses_nested, tmp_path)
     assert outcome == {"value": NESTED}, done.stderr.decode()
+
+
+_CHANGED = """\
+from pathlib import Path
+
+class Settings:
+    LIMIT = 1
+    NAMES: list = []
+    KEPT = (1, 2)
+    TWICE = 1
+    TWICE += 1
+    PLACE = Path("/a")
+    _secret = None
+
+    def limit(self):
+        LIMIT = 5
+        return self.LIMIT, LIMIT
+
+class Base:
+    known = []
+    def __init_subclass__(cls):
+        Base.known.append(cls.__name__)
+
+class One(Base): pass
+class Two(Base): pass
+
+def settings():
+    return [Settings.LIMIT, Settings.NAMES, Settings.KEPT, Settings.TWICE, str(Settings.PLACE), Settings._secret,
+            getattr(Settings, "NEW", None), Settings().limit()]
+
+def bases():
+    return Base.known, One.__name__, Two.__name__
+
+def change():
+    Settings.LIMIT = 5
+    Settings.NAMES.append("x")
+    Settings.TWICE = 1
+    Settings.PLACE = Path("/b")
+    Settings._secret = b"s"
+    Settings.NEW = {"a": {1}}
+"""
+
+
+def test_class_attributes_that_were_changed(module: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """A class is shipped as it is, not as its text says; what its text says is not written twice."""
+    made = module(_CHANGED)
+    for change in (lambda: None, made.change):
+        change()
+        outcome, done = run(made.settings, tmp_path)
+        assert outcome == {"value": made.settings()}, done.stderr.decode()
+    outcome, done = run(made.bases, tmp_path)
+    assert outcome == {"value": (["One", "Two"], "One", "Two")}, done.stderr.decode()
+    item = next(item for item in json.loads(collect(made.settings).document)["items"] if item["name"] == "Settings")
+    assert "KEPT" not in dict(item["attributes"])
+
+
+_ATTRIBUTES = """\
+import functools, threading
+
+def traced(function):
+    calls = []
+    @functools.wraps(function)
+    def wrapper(*args):
+        calls.append(1)
+        return function(*args)
+    wrapper.calls, wrapper.lock = calls, threading.Lock()
+    return wrapper
+
+def h():
+    return h.n, h.more({1}), h.me is h
+
+h.n, h.more, h.me = 3, len, h
+
+@traced
+def g():
+    return len(g.calls)
+
+@functools.lru_cache
+def cached():
+    return cached.n
+
+cached.n = 4
+
+def attributes():
+    return h(), g(), cached()
+
+def locked():
+    return locked.lock
+
+locked.lock = threading.Lock()
+"""
+
+
+def test_attributes_of_functions(module: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """What was set on a function is there; a list that its decorator holds is the same one."""
+    made = module(_ATTRIBUTES)
+    made.g()
+    outcome, done = run(made.attributes, tmp_path)
+    assert outcome == {"value": made.attributes()} == {"value": ((3, 1, True), 2, 4)}, done.stderr.decode()
+
+
+def test_an_attribute_that_cannot_travel(module: Callable[[str], ModuleType]) -> None:
+    """It is named."""
+    with pytest.raises(FunctionSerializationError, match=r"'locked', attribute 'lock' .*_thread\.lock"):
+        collect(module(_ATTRIBUTES).locked)
+
+
+_REGISTERED = """\
+import functools
+
+class Point:
+    x = 7
+
+def helper(value):
+    return f"point {value.x}"
+
+@functools.singledispatch
+def h(value):
+    return "other"
+
+@h.register(str)
+@h.register(bytes)
+def _(value):
+    return f"text {len(value)}"
+
+@h.register
+def of_int(value: int):
+    return f"int {h(str(value))}"
+
+@h.register
+def of_point(value: Point):
+    return helper(value)
+
+h.register(list, lambda value: "list")
+h.register(dict, len)
+
+def dispatched(n):
+    return h(n), h("ab"), h(b"c"), h(Point()), h([]), h({1: 2}), h(1.5), of_int(10), of_point(Point)
+
+@functools.singledispatch
+def alone(value):
+    return "alone"
+
+def passes(function):
+    return functools.wraps(function)(lambda *args: function(*args))
+
+@h.register(float)
+@passes
+def wrapped(value):
+    return 1
+
+@passes
+@functools.singledispatch
+def hidden(value):
+    return 1
+
+hidden.register(int, len)
+"""
+
+
+def test_what_was_registered(module: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """The implementations of `functools.singledispatch` come along, as the entry and as a helper."""
+    made = module(_REGISTERED.replace("@h.register(float)", ""))
+    assert made.dispatched(1)[3] == "point 7"
+    for function, args in ((made.dispatched, (1,)), (made.h, ("abc",)), (made.of_int, (3,)), (made.alone, (1,))):
+        outcome, done = run(function, tmp_path, *args)
+        assert outcome == {"value": function(*args)}, done.stderr.decode()
+
+
+def test_what_was_registered_and_cannot_travel(module: Callable[[str], ModuleType]) -> None:
+    """Implementations behind decorators are refused, not lost."""
+    made = module(_REGISTERED)
+    with pytest.raises(FunctionSerializationError, match=r"implementation for 'float'.*wrapped has decorators"):
+        collect(made.dispatched)
+    with pytest.raises(FunctionSerializationError, match=r"a decorator is above functools\.singledispatch"):
+        collect(made.hidden)

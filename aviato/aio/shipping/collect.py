@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
+import enum
+import functools
 import inspect
 import json
 import sys
+from collections import Counter
 from types import CellType, FunctionType, ModuleType
 from typing import Any
 
@@ -194,7 +198,7 @@ class _Collector:
         """Collect a function from its definition."""
         if id(value) in self.known:
             return self.known[id(value)][1]
-        reference = ["item", -1]
+        reference: Reference = ["item", -1]
         self.known[id(value)] = self.known[id(raw)] = (value, reference)
         self.files.append(place.file)
         node = place.node
@@ -207,7 +211,11 @@ class _Collector:
             self.reference(part, f"{inner}, default value", "", place)
             for part in (*(raw.__defaults__ or ()), *(raw.__kwdefaults__ or {}).values())
         ]
-        return self.add(reference, raw, raw.__globals__, cells, defaults=defaults, place=place, skip=skip, where=inner)
+        self.add(reference, raw, raw.__globals__, cells, defaults=defaults, place=place, skip=skip, where=inner)
+        item = self.items[reference[1]]
+        item["attributes"] = self.function_attributes(value, inner, place, remade=len(place.decorators) > skip)
+        item["registered"] = self.implementations(value, inner, place)
+        return reference
 
     def cls(self, value: type, where: str) -> Reference:
         """Collect a class from its definition."""
@@ -228,9 +236,51 @@ class _Collector:
                     cells.update(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
                     names = method.__globals__
         cells.pop("__class__", None)
-        reference = ["item", -1]
+        reference: Reference = ["item", -1]
         self.known[id(value)] = (value, reference)
-        return self.add(reference, value, names, cells, defaults=[], place=place, skip=0, where=what)
+        self.add(reference, value, names, cells, defaults=[], place=place, skip=0, where=what)
+        self.items[reference[1]]["attributes"] = _class_attributes(value, what, place)
+        return reference
+
+    def function_attributes(self, value: Any, where: str, place: Place, *, remade: bool) -> list[tuple[str, Reference]]:
+        """Collect what was set on a function; where decorators run again, they make what is no plain data."""
+        if not isinstance(value, (FunctionType, functools._lru_cache_wrapper)):  # noqa: SLF001 - it has no other name
+            return []
+        found: list[tuple[str, Reference]] = []
+        for name, content in vars(value).items():
+            if _is_special(name):  # what functools and inspect keep there
+                continue
+            inner = f"{where}, attribute {name!r}"
+            data = values.describe_data(content, inner)
+            if data is not None:
+                found.append((name, data))
+            elif not remade:
+                found.append((name, self.reference(content, inner, name, place)))
+        return found
+
+    def implementations(self, value: Any, where: str, place: Place) -> list[tuple[Reference, Reference]]:
+        """Collect what was registered with a function of `functools.singledispatch`."""
+        inside = getattr(value, "__wrapped__", None)
+        while inside is not None:
+            if values.registered(inside):
+                refuse(
+                    where,
+                    "a decorator is above functools.singledispatch, which hides what was registered",
+                    "Put @singledispatch above the other decorators.",
+                )
+            inside = getattr(inside, "__wrapped__", None)
+        found: list[tuple[Reference, Reference]] = []
+        for kind, function in values.registered(value).items():
+            inner = f"{where}, implementation for {kind.__qualname__!r}"
+            if hasattr(function, "__wrapped__"):
+                refuse(
+                    inner,
+                    f"{function.__qualname__} has decorators below the one that registers it",
+                    "Call the decorated function from a plain implementation.",
+                )
+            implementation = self.reference(function, inner, "", place)
+            found.append((self.reference(kind, inner, kind.__name__, place), implementation))
+        return found
 
     def add(  # noqa: C901 - one step of the walk, in the order that matters
         self,
@@ -301,6 +351,8 @@ class _Collector:
                 "needs": needs,
                 "defaults": defaults,
                 "imports": self.submodules(read, names, cells, place),
+                "attributes": [],
+                "registered": [],
             }
         )
         return reference
@@ -321,29 +373,72 @@ class _Collector:
         return [(name, name not in used) for name in sorted(used | named)]
 
     def own_decorators(self, raw: FunctionType, place: Place) -> int:
-        """Return how many decorators, from the top, end with the one that made the function remote."""
-        cells = dict(zip(raw.__code__.co_freevars, raw.__closure__ or (), strict=True))
-        hidden = enclosing_names(place)
+        """Return how many decorators, from the top, do not run there.
 
-        def look(node: ast.expr) -> Any:
-            if isinstance(node, ast.Name):
-                if node.id in cells:
-                    return _content(cells[node.id])
-                return _MISSING if node.id in hidden else raw.__globals__.get(node.id, _MISSING)
-            if isinstance(node, ast.Attribute):
-                found = look(node.value)
-                return found if found is _MISSING else inspect.getattr_static(found, node.attr, _MISSING)
-            return _MISSING
-
+        They end with the one that made the function remote, or they register it with a function of
+        `functools.singledispatch`, which brings what is registered along.
+        """
+        registering = 0
         for index, node in reversed(list(enumerate(place.decorators))):
             target = node.func if isinstance(node, ast.Call) else node
             if isinstance(target, ast.Attribute) and target.attr == "function":
-                owner = look(target.value)
+                owner = _look(target.value, raw, place)
                 if owner is _MISSING or values.is_ours(type(owner)):
                     return index + 1
-            elif isinstance(target, ast.Name) and values.is_ours(look(target)):
+            elif isinstance(target, ast.Name) and values.is_ours(_look(target, raw, place)):
                 return index + 1
-        return 0
+            registering = registering + 1 if _registers(target, raw, place) else 0
+        return registering
+
+
+def _registers(node: ast.expr, raw: FunctionType, place: Place) -> bool:
+    """Tell whether a decorator registers with a function of `functools.singledispatch`."""
+    if not isinstance(node, ast.Attribute) or node.attr != "register":
+        return False
+    return bool(values.registered(_look(node.value, raw, place)))
+
+
+def _look(node: ast.expr, raw: FunctionType, place: Place) -> Any:
+    """Return what a name, or an attribute of one, stands for above a function."""
+    if isinstance(node, ast.Name):
+        if node.id in raw.__code__.co_freevars:
+            return _content((raw.__closure__ or ())[raw.__code__.co_freevars.index(node.id)])
+        return _MISSING if node.id in enclosing_names(place) else raw.__globals__.get(node.id, _MISSING)
+    if isinstance(node, ast.Attribute):
+        found = _look(node.value, raw, place)
+        return found if found is _MISSING else inspect.getattr_static(found, node.attr, _MISSING)
+    return _MISSING
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def _class_attributes(value: type, where: str, place: Place) -> list[tuple[str, Reference]]:
+    """List the plain data among a class's attributes, but for what its text says as it stands."""
+    assert isinstance(place.node, ast.ClassDef)  # noqa: S101 - narrows the type
+    if issubclass(value, enum.Enum):  # these do not change
+        return []
+    bound = Counter(
+        node.id for node in ast.walk(place.node) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    )
+    texts: dict[str, ast.expr] = {}
+    for node in place.node.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name) and bound[target.id] == 1:
+                    texts[target.id] = node.value
+    found: list[tuple[str, Reference]] = []
+    for name, content in vars(value).items():
+        data = None if _is_special(name) else values.describe_data(content, where)
+        if data is None:
+            continue
+        with contextlib.suppress(ValueError):  # it is no literal, so that its text does not say what it is
+            said = ast.literal_eval(texts[name]) if name in texts else _MISSING
+            if values.describe_data(said, where) == data:
+                continue
+        found.append((name, data))
+    return found
 
 
 def _content(cell: CellType) -> Any:

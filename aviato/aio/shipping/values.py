@@ -16,10 +16,11 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
-from types import ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from aviato.aio.shipping.source import Place, refuse
+from aviato.exceptions import FunctionSerializationError
 
 Reference = list[Any]
 _TEXT = frozenset({type(None), bool, int, str, bytes, complex, type(Ellipsis)})
@@ -47,6 +48,17 @@ def is_installed(name: str | None) -> bool:
     if file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
         return True
     return bool(os.path.realpath(file).startswith(_package_directories()))
+
+
+def registered(value: Any) -> dict[Any, Any]:
+    """Return the implementations that were registered with a function of `functools.singledispatch`."""
+    if not isinstance(value, FunctionType) or value.__globals__ is not vars(functools):
+        return {}
+    found = vars(value).get("registry")
+    base = vars(value).get("__wrapped__")
+    if not isinstance(found, MappingProxyType):
+        return {}
+    return {kind: function for kind, function in found.items() if function is not base}
 
 
 def is_ours(value: Any) -> bool:
@@ -105,6 +117,28 @@ def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its 
     if kind is functools.partial and not thing.keywords:
         return ["call", ["import", "functools", "partial"], [part(thing.func), *map(part, thing.args)]]
     return None
+
+
+class _NotDataError(Exception):
+    """A value that is more than plain data."""
+
+
+def describe_data(value: Any, where: str) -> Reference | None:
+    """Return what stands for plain data, with patterns and paths in it; None for all that is more."""
+    above: set[int] = set()
+
+    def part(inner: Any) -> Reference:
+        kind = type(inner)
+        if kind in _TEXT or kind in _CONTAINERS or kind in {float, re.Pattern} or isinstance(inner, pathlib.PurePath):
+            found = describe(inner, part, where, above)
+            if found is not None:
+                return found
+        raise _NotDataError
+
+    try:
+        return part(value)
+    except (_NotDataError, FunctionSerializationError):  # one that contains itself is none either
+        return None
 
 
 def _place(value: Any) -> tuple[str, str]:

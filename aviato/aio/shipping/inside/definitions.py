@@ -35,6 +35,14 @@ def holds_items(reference: list[Any]) -> bool:
     )
 
 
+def same(found: Any, value: Any) -> bool:
+    """Tell whether a value is as it should be, also in the types of what it holds."""
+    try:
+        return type(found) is type(value) and bool(found == value) and repr(found) == repr(value)
+    except Exception:
+        return False
+
+
 class Bundle:
     """The definitions of a bundle, made in the order in which they need each other."""
 
@@ -79,6 +87,12 @@ class Bundle:
             except Exception:
                 if number < needed:
                     raise
+        for number, (made, _) in list(self.made.items()):
+            try:
+                self.complete(made, self.items[number])
+            except Exception:
+                if number < needed:
+                    raise
         self.classes = [self.attempt(reference) for reference in bundle["classes"]]
 
     def attempt(self, reference: list[Any]) -> Any:
@@ -94,6 +108,22 @@ class Bundle:
         """Fill the closure of a definition as far as its values are there."""
         if link is not None:
             link([self.early(reference) for reference in self.items[number]["cells"].values()])
+
+    def complete(self, made: Any, item: Item) -> None:
+        """Give a definition what was set on it, or registered with it, after it had been defined."""
+        for name, reference in item["attributes"]:
+            found, value = vars(made).get(name), self.value(reference)
+            if same(found, value):
+                continue
+            if isinstance(made, type):
+                type.__setattr__(made, name, value)
+            elif type(found) is type(value) and type(value) in (list, dict, set):  # its decorators may hold it too
+                found.clear()
+                (found.extend if type(value) is list else found.update)(value)
+            else:
+                setattr(made, name, value)
+        for kind, function in item["registered"]:
+            made.register(self.value(kind), self.value(function))
 
     def bind(self, space: dict[str, Any], name: str, optional: bool, reference: list[Any]) -> None:
         """Put one value under its name."""
