@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from aviato import aio
 from aviato.aio.shipping.collect import check_function, collect
 from aviato.exceptions import FunctionSerializationError
+from aviato.testing import FakeEngine
 from tests.unit.test_shipping import run
 
 
@@ -109,6 +111,7 @@ def test_functions_made_in_comprehensions(scope: str, tmp_path: Path) -> None:
 
 _SETS = """\
 import sys
+from aviato import aio
 from aviato.aio.shipping.collect import check_function, collect
 from aviato.exceptions import FunctionSerializationError
 
@@ -332,3 +335,66 @@ def test_what_was_registered_and_cannot_travel(module: Callable[[str], ModuleTyp
         collect(made.dispatched)
     with pytest.raises(FunctionSerializationError, match=r"a decorator is above functools\.singledispatch"):
         collect(made.hidden)
+
+
+_PARTIAL = """\
+import functools
+
+def base(a, b, *, c, item):
+    return a, b, c(b), item
+
+half = functools.partial(base, 1, c=lambda x: x + 1, item={2})
+
+def partial():
+    return half(2), half(3, item=4)
+
+class Holder:
+    call = functools.partial(base, 1)
+
+def held():
+    return Holder.call(2, c=str, item=0)
+"""
+
+
+def test_partial_functions(module: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """With what was given to them by place and by name."""
+    made = module(_PARTIAL)
+    for function in (made.partial, made.held):
+        outcome, done = run(function, tmp_path)
+        assert outcome == {"value": function()}, done.stderr.decode()
+
+
+async def test_what_a_remote_function_has_only_here() -> None:
+    """Another remote function is a plain one in the sandbox, without `remote`, `local` and `map`."""
+    async with aio.Session(engine=FakeEngine()) as session:
+
+        @session.function()
+        def inner(x: int) -> int:
+            return x + 1
+
+        def local() -> int:
+            return inner.local(1)
+
+        async def remote() -> Any:
+            inner_too = inner
+            return await inner.remote(1), inner_too
+
+        def helper() -> Any:
+            return inner.map
+
+        def through() -> Any:
+            return helper()
+
+        def shadowed() -> Any:
+            def reads(inner: Any) -> Any:
+                return inner.local
+
+            return reads, inner(1)
+
+        for function, name in ((local, "local"), (remote, "remote"), (through, "map")):
+            with pytest.raises(
+                FunctionSerializationError, match=rf"it uses inner\.{name}, .* plain function"
+            ) as caught:
+                session.function()(function)
+            assert "inner(...)" in str(caught.value.hint)
+        session.function()(shadowed)

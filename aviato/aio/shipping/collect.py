@@ -298,6 +298,7 @@ class _Collector:
         node = place.node
         own = "__aviato_lambda" if isinstance(node, ast.Lambda) else node.name
         read = read_names(place, skip)
+        _refuse_remote(read, names, cells, where)
         space = self.space(names)
         links = self.spaces[id(names)][2]
         around, self.current = self.current, names
@@ -408,6 +409,21 @@ def _look(node: ast.expr, raw: FunctionType, place: Place) -> Any:
         found = _look(node.value, raw, place)
         return found if found is _MISSING else inspect.getattr_static(found, node.attr, _MISSING)
     return _MISSING
+
+
+def _refuse_remote(read: Names, names: dict[str, Any], cells: dict[str, CellType], where: str) -> None:
+    """Refuse what a remote function has only here: there is no session in the sandbox, and it is a plain function."""
+    for name, attribute in sorted({chain[:2] for chain in read.chains}):
+        if name not in cells and name not in read.at_once and name not in read.later:
+            continue  # it is a local variable
+        value = _content(cells[name]) if name in cells else names.get(name)
+        original = values.remote_original(value)
+        if original is not None and hasattr(value, attribute) and not hasattr(original, attribute):
+            refuse(
+                where,
+                f"it uses {name}.{attribute}, but in the sandbox the remote function {name} is a plain function",
+                f"Call it as {name}(...), which runs it in the same sandbox.",
+            )
 
 
 def _is_special(name: str) -> bool:

@@ -114,8 +114,10 @@ def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its 
         return ["call", ["import", "typing", "TypeVar"], [_literal(thing.__name__, where)]]
     if kind is logging.Logger:
         return ["call", ["import", "logging", "getLogger"], [_literal(value.name, where)]]
-    if kind is functools.partial and not thing.keywords:
-        return ["call", ["import", "functools", "partial"], [part(thing.func), *map(part, thing.args)]]
+    if kind is functools.partial:
+        keywords = [["build", "tuple", [part(name), part(item)]] for name, item in thing.keywords.items()]
+        positional = [part(thing.func), *map(part, thing.args)]
+        return ["call", ["import", "functools", "partial"], positional, ["build", "dict", keywords]]
     return None
 
 

@@ -161,7 +161,8 @@ class Bundle:
                 found = getattr(found, part)
             return found
         if kind == "call":
-            return self.value(rest[0])(*[self.value(argument) for argument in rest[1]])
+            keywords = self.value(rest[2]) if rest[2:] else {}
+            return self.value(rest[0])(*[self.value(argument) for argument in rest[1]], **keywords)
         if kind == "attribute":
             return getattr(self.value(rest[0]), rest[1])
         raise ValueError("unknown reference %r" % (reference,))
