@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
-import enum
 import functools
 import inspect
 import json
 import sys
-from collections import Counter
 from types import CellType, FunctionType, ModuleType
 from typing import Any
 
@@ -18,6 +15,8 @@ import attrs
 
 from aviato.aio.shipping import values
 from aviato.aio.shipping.annotations import classes_of
+from aviato.aio.shipping.attributes import class_attributes, is_special
+from aviato.aio.shipping.decorators import own_decorators
 from aviato.aio.shipping.names import Names, read_names
 from aviato.aio.shipping.source import (
     Place,
@@ -31,7 +30,6 @@ from aviato.exceptions import FunctionSerializationError
 
 _GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
 _SCOPES = frozenset({"<locals>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})  # what a function is made in
-_MISSING = object()
 Reference = list[Any]
 
 
@@ -179,7 +177,7 @@ class _Collector:
         raw: Any = inspect.unwrap(value)
         if isinstance(raw, FunctionType) and not values.is_installed(raw.__module__):
             place = find_function(raw, where)
-            skip = self.own_decorators(raw, place)
+            skip = own_decorators(raw, place)
             kept = len(place.decorators) - skip
             if raw is value and name != raw.__code__.co_name:
                 skip += kept  # the object in hand is what stood below the decorators
@@ -239,7 +237,7 @@ class _Collector:
         reference: Reference = ["item", -1]
         self.known[id(value)] = (value, reference)
         self.add(reference, value, names, cells, defaults=[], place=place, skip=0, where=what)
-        self.items[reference[1]]["attributes"] = _class_attributes(value, what, place)
+        self.items[reference[1]]["attributes"] = class_attributes(value, what, place)
         return reference
 
     def function_attributes(self, value: Any, where: str, place: Place, *, remade: bool) -> list[tuple[str, Reference]]:
@@ -248,7 +246,7 @@ class _Collector:
             return []
         found: list[tuple[str, Reference]] = []
         for name, content in vars(value).items():
-            if _is_special(name):  # what functools and inspect keep there
+            if is_special(name):  # what functools and inspect keep there
                 continue
             inner = f"{where}, attribute {name!r}"
             data = values.describe_data(content, inner)
@@ -317,8 +315,8 @@ class _Collector:
         for name in (*read.at_once, *read.later):
             if name in cells or name in _GIVEN or name == own:
                 continue
-            found = _MISSING if name in hidden and name in read.at_once else names.get(name, _MISSING)
-            if found is _MISSING:
+            found = values.MISSING if name in hidden and name in read.at_once else names.get(name, values.MISSING)
+            if found is values.MISSING:
                 if name in read.at_once and not hasattr(builtins, name):
                     refuse(
                         where,
@@ -332,8 +330,8 @@ class _Collector:
                 needs.append((name, links[name][1]))
         needs += [(name, closed[name]) for name in read.at_once if name in closed]
         for name in read.annotations:  # only for those who look at annotations at run time
-            found = names.get(name, _MISSING)
-            plain = None if found is _MISSING or name in links else values.imported(found, name, place)
+            found = names.get(name, values.MISSING)
+            plain = None if found is values.MISSING or name in links else values.imported(found, name, place)
             if plain is not None:
                 links[name] = (True, plain)
         self.current = around
@@ -366,49 +364,12 @@ class _Collector:
         named: set[str] = set()
         tops = None
         for name in {*read.at_once, *read.later, *cells}:
-            module = _content(cells[name]) if name in cells else names.get(name)
+            module = values.content(cells[name]) if name in cells else names.get(name)
             if isinstance(module, ModuleType):
                 used |= values.submodules(module, (chain[1:] for chain in read.chains if chain[0] == name))
                 tops = imported_at_the_top(place) if tops is None else tops
                 named |= {top for top in tops if top.startswith(f"{module.__name__}.") and top in sys.modules}
         return [(name, name not in used) for name in sorted(used | named)]
-
-    def own_decorators(self, raw: FunctionType, place: Place) -> int:
-        """Return how many decorators, from the top, do not run there.
-
-        They end with the one that made the function remote, or they register it with a function of
-        `functools.singledispatch`, which brings what is registered along.
-        """
-        registering = 0
-        for index, node in reversed(list(enumerate(place.decorators))):
-            target = node.func if isinstance(node, ast.Call) else node
-            if isinstance(target, ast.Attribute) and target.attr == "function":
-                owner = _look(target.value, raw, place)
-                if owner is _MISSING or values.is_ours(type(owner)):
-                    return index + 1
-            elif isinstance(target, ast.Name) and values.is_ours(_look(target, raw, place)):
-                return index + 1
-            registering = registering + 1 if _registers(target, raw, place) else 0
-        return registering
-
-
-def _registers(node: ast.expr, raw: FunctionType, place: Place) -> bool:
-    """Tell whether a decorator registers with a function of `functools.singledispatch`."""
-    if not isinstance(node, ast.Attribute) or node.attr != "register":
-        return False
-    return bool(values.registered(_look(node.value, raw, place)))
-
-
-def _look(node: ast.expr, raw: FunctionType, place: Place) -> Any:
-    """Return what a name, or an attribute of one, stands for above a function."""
-    if isinstance(node, ast.Name):
-        if node.id in raw.__code__.co_freevars:
-            return _content((raw.__closure__ or ())[raw.__code__.co_freevars.index(node.id)])
-        return _MISSING if node.id in enclosing_names(place) else raw.__globals__.get(node.id, _MISSING)
-    if isinstance(node, ast.Attribute):
-        found = _look(node.value, raw, place)
-        return found if found is _MISSING else inspect.getattr_static(found, node.attr, _MISSING)
-    return _MISSING
 
 
 def _refuse_remote(read: Names, names: dict[str, Any], cells: dict[str, CellType], where: str) -> None:
@@ -416,7 +377,7 @@ def _refuse_remote(read: Names, names: dict[str, Any], cells: dict[str, CellType
     for name, attribute in sorted({chain[:2] for chain in read.chains}):
         if name not in cells and name not in read.at_once and name not in read.later:
             continue  # it is a local variable
-        value = _content(cells[name]) if name in cells else names.get(name)
+        value = values.content(cells[name]) if name in cells else names.get(name)
         original = values.remote_original(value)
         if original is not None and hasattr(value, attribute) and not hasattr(original, attribute):
             refuse(
@@ -424,44 +385,6 @@ def _refuse_remote(read: Names, names: dict[str, Any], cells: dict[str, CellType
                 f"it uses {name}.{attribute}, but in the sandbox the remote function {name} is a plain function",
                 f"Call it as {name}(...), which runs it in the same sandbox.",
             )
-
-
-def _is_special(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
-
-
-def _class_attributes(value: type, where: str, place: Place) -> list[tuple[str, Reference]]:
-    """List the plain data among a class's attributes, but for what its text says as it stands."""
-    assert isinstance(place.node, ast.ClassDef)  # noqa: S101 - narrows the type
-    if issubclass(value, enum.Enum):  # these do not change
-        return []
-    bound = Counter(
-        node.id for node in ast.walk(place.node) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    )
-    texts: dict[str, ast.expr] = {}
-    for node in place.node.body:
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if isinstance(target, ast.Name) and bound[target.id] == 1:
-                    texts[target.id] = node.value
-    found: list[tuple[str, Reference]] = []
-    for name, content in vars(value).items():
-        data = None if _is_special(name) else values.describe_data(content, where)
-        if data is None:
-            continue
-        with contextlib.suppress(ValueError):  # it is no literal, so that its text does not say what it is
-            said = ast.literal_eval(texts[name]) if name in texts else _MISSING
-            if values.describe_data(said, where) == data:
-                continue
-        found.append((name, data))
-    return found
-
-
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _MISSING
 
 
 def _shown(value: Any) -> str:

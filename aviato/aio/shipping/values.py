@@ -16,13 +16,14 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
-from types import FunctionType, MappingProxyType, ModuleType
+from types import CellType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from aviato.aio.shipping.source import Place, refuse
 from aviato.exceptions import FunctionSerializationError
 
 Reference = list[Any]
+MISSING = object()
 _TEXT = frozenset({type(None), bool, int, str, bytes, complex, type(Ellipsis)})
 _SETS: dict[type, str] = {set: "set", frozenset: "frozenset"}
 _CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", dict: "dict", **_SETS}
@@ -33,6 +34,14 @@ def _package_directories() -> tuple[str, ...]:
     found = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     found |= {*site.getsitepackages(), site.getusersitepackages()}
     return tuple(os.path.join(os.path.realpath(path), "") for path in found if path)  # noqa: PTH118 - strings are compared
+
+
+def content(cell: CellType) -> Any:
+    """Return what a closure variable has, or MISSING."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING
 
 
 def is_installed(name: str | None) -> bool:
