@@ -54,7 +54,7 @@ def in_a_class() -> str:
 def test_modules_below_others(function: Callable[[], Any], expected: Any, tmp_path: Path) -> None:
     """`import a.b` gives `a` with its `b`, also there."""
     outcome, done = run(function, tmp_path)
-    assert outcome == {"value": expected}, done.stderr.decode()
+    assert outcome == {"value": expected}, done.stderr
 
 
 def test_a_module_below_a_closure_variable(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_module_below_a_closure_variable(tmp_path: Path) -> None:
         return email.mime.text.MIMEText("x").get_content_type()
 
     outcome, done = run(inner, tmp_path)
-    assert outcome == {"value": "text/plain"}, done.stderr.decode()
+    assert outcome == {"value": "text/plain"}, done.stderr
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_module_that_is_only_imported_may_be_missing(
     source = "import xml.nowhere\nimport xml.sax\n\ndef f():\n    return xml.sax.__name__\n\n"
     made = module(source + "def g():\n    return xml.nowhere\n")
     outcome, done = run(made.f, tmp_path)
-    assert outcome == {"value": "xml.sax"}, done.stderr.decode()
+    assert outcome == {"value": "xml.sax"}, done.stderr
     monkeypatch.setattr(sys.modules["xml"], "nowhere", sys.modules["xml.nowhere"], raising=False)
     outcome, _ = run(made.g, tmp_path)
     assert outcome["error"]["type"] == "ModuleNotFoundError"
@@ -158,7 +158,7 @@ def uses_nested() -> Any:
 def test_sets_in_other_containers(tmp_path: Path) -> None:
     """A frozenset in a list has no text that could be read again."""
     outcome, done = run(uses_nested, tmp_path)
-    assert outcome == {"value": NESTED}, done.stderr.decode()
+    assert outcome == {"value": NESTED}, done.stderr
 
 
 _CHANGED = """\
@@ -208,9 +208,9 @@ def test_class_attributes_that_were_changed(module: Callable[[str], ModuleType],
     for change in (lambda: None, made.change):
         change()
         outcome, done = run(made.settings, tmp_path)
-        assert outcome == {"value": made.settings()}, done.stderr.decode()
+        assert outcome == {"value": made.settings()}, done.stderr
     outcome, done = run(made.bases, tmp_path)
-    assert outcome == {"value": (["One", "Two"], "One", "Two")}, done.stderr.decode()
+    assert outcome == {"value": (["One", "Two"], "One", "Two")}, done.stderr
     item = next(item for item in json.loads(collect(made.settings).document)["items"] if item["name"] == "Settings")
     assert "KEPT" not in dict(item["attributes"])
 
@@ -257,7 +257,7 @@ def test_attributes_of_functions(module: Callable[[str], ModuleType], tmp_path: 
     made = module(_ATTRIBUTES)
     made.g()
     outcome, done = run(made.attributes, tmp_path)
-    assert outcome == {"value": made.attributes()} == {"value": ((3, 1, True), 2, 4)}, done.stderr.decode()
+    assert outcome == {"value": made.attributes()} == {"value": ((3, 1, True), 2, 4)}, done.stderr
 
 
 def test_an_attribute_that_cannot_travel(module: Callable[[str], ModuleType]) -> None:
@@ -325,7 +325,7 @@ def test_what_was_registered(module: Callable[[str], ModuleType], tmp_path: Path
     assert made.dispatched(1)[3] == "point 7"
     for function, args in ((made.dispatched, (1,)), (made.h, ("abc",)), (made.of_int, (3,)), (made.alone, (1,))):
         outcome, done = run(function, tmp_path, *args)
-        assert outcome == {"value": function(*args)}, done.stderr.decode()
+        assert outcome == {"value": function(*args)}, done.stderr
 
 
 def test_what_was_registered_and_cannot_travel(module: Callable[[str], ModuleType]) -> None:
@@ -361,7 +361,7 @@ def test_partial_functions(module: Callable[[str], ModuleType], tmp_path: Path) 
     made = module(_PARTIAL)
     for function in (made.partial, made.held):
         outcome, done = run(function, tmp_path)
-        assert outcome == {"value": function()}, done.stderr.decode()
+        assert outcome == {"value": function()}, done.stderr
 
 
 async def test_what_a_remote_function_has_only_here() -> None:
@@ -398,3 +398,33 @@ async def test_what_a_remote_function_has_only_here() -> None:
                 session.function()(function)
             assert "inner(...)" in str(caught.value.hint)
         session.function()(shadowed)
+
+
+def test_a_method_that_was_replaced(module: Callable[[str], ModuleType]) -> None:
+    """The text has the method from before, so that it is not shipped."""
+    made = module(_CHANGED)
+    collect(made.settings)
+    made.Settings.limit = lambda self: 3
+    with pytest.raises(FunctionSerializationError, match=r"class 'Settings'.*its method 'limit' is not") as caught:
+        collect(made.settings)
+    assert "subclass" in str(caught.value.hint)
+
+
+_TWICE = """\
+if True:
+    class Either:
+        def which(self):
+            return 1
+else:
+    class Either:
+        def which(self):
+            return 2
+
+def which():
+    return Either().which()
+"""
+
+
+def test_a_class_that_is_written_twice(module: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """Its methods tell which text is its own."""
+    assert run(module(_TWICE).which, tmp_path)[0] == {"value": 1}

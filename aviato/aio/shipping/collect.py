@@ -15,7 +15,7 @@ import attrs
 
 from aviato.aio.shipping import values
 from aviato.aio.shipping.annotations import classes_of
-from aviato.aio.shipping.attributes import class_attributes, is_special
+from aviato.aio.shipping.attributes import class_attributes, is_special, refuse_replaced_methods
 from aviato.aio.shipping.decorators import own_decorators
 from aviato.aio.shipping.names import Names, read_names
 from aviato.aio.shipping.source import (
@@ -233,6 +233,7 @@ class _Collector:
                 if first <= method.__code__.co_firstlineno <= last:  # not one that was put there by others
                     cells.update(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
                     names = method.__globals__
+        refuse_replaced_methods(value, what, place)
         cells.pop("__class__", None)
         reference: Reference = ["item", -1]
         self.known[id(value)] = (value, reference)
