@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import inspect
 import json
 import sys
-from types import CellType, FunctionType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import attrs
 
 from aviato.aio.shipping import values
 from aviato.aio.shipping.annotations import classes_of
-from aviato.aio.shipping.names import read_names
-from aviato.aio.shipping.source import Place, enclosing_names, find_class, find_function, refuse
+from aviato.aio.shipping.attributes import class_attributes, is_special, refuse_replaced_methods
+from aviato.aio.shipping.decorators import own_decorators
+from aviato.aio.shipping.names import Names, read_names
+from aviato.aio.shipping.source import (
+    Place,
+    enclosing_names,
+    find_class,
+    find_function,
+    imported_at_the_top,
+    refuse,
+)
 from aviato.exceptions import FunctionSerializationError
 
 _GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
-_MISSING = object()
+_SCOPES = frozenset({"<locals>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})  # what a function is made in
 Reference = list[Any]
 
 
@@ -67,7 +77,7 @@ def check_function(function: Any) -> None:
         kind = "class" if isinstance(raw, type) else f"{type(raw).__name__} object"
         refuse(what, f"it is a {kind}, not a function with Python source", "Write a `def` that calls it and ship that.")
     owner = raw.__qualname__.rpartition(".")[0]
-    if owner and not owner.endswith("<locals>"):
+    if owner and owner.rpartition(".")[2] not in _SCOPES:
         refuse(what, f"it is a method of {owner}", "Move it out of the class and pass what it needs as arguments.")
 
 
@@ -167,7 +177,7 @@ class _Collector:
         raw: Any = inspect.unwrap(value)
         if isinstance(raw, FunctionType) and not values.is_installed(raw.__module__):
             place = find_function(raw, where)
-            skip = self.own_decorators(raw, place)
+            skip = own_decorators(raw, place)
             kept = len(place.decorators) - skip
             if raw is value and name != raw.__code__.co_name:
                 skip += kept  # the object in hand is what stood below the decorators
@@ -186,7 +196,7 @@ class _Collector:
         """Collect a function from its definition."""
         if id(value) in self.known:
             return self.known[id(value)][1]
-        reference = ["item", -1]
+        reference: Reference = ["item", -1]
         self.known[id(value)] = self.known[id(raw)] = (value, reference)
         self.files.append(place.file)
         node = place.node
@@ -199,7 +209,11 @@ class _Collector:
             self.reference(part, f"{inner}, default value", "", place)
             for part in (*(raw.__defaults__ or ()), *(raw.__kwdefaults__ or {}).values())
         ]
-        return self.add(reference, raw, raw.__globals__, cells, defaults=defaults, place=place, skip=skip, where=inner)
+        self.add(reference, raw, raw.__globals__, cells, defaults=defaults, place=place, skip=skip, where=inner)
+        item = self.items[reference[1]]
+        item["attributes"] = self.function_attributes(value, inner, place, remade=len(place.decorators) > skip)
+        item["registered"] = self.implementations(value, inner, place)
+        return reference
 
     def cls(self, value: type, where: str) -> Reference:
         """Collect a class from its definition."""
@@ -219,10 +233,53 @@ class _Collector:
                 if first <= method.__code__.co_firstlineno <= last:  # not one that was put there by others
                     cells.update(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
                     names = method.__globals__
+        refuse_replaced_methods(value, what, place)
         cells.pop("__class__", None)
-        reference = ["item", -1]
+        reference: Reference = ["item", -1]
         self.known[id(value)] = (value, reference)
-        return self.add(reference, value, names, cells, defaults=[], place=place, skip=0, where=what)
+        self.add(reference, value, names, cells, defaults=[], place=place, skip=0, where=what)
+        self.items[reference[1]]["attributes"] = class_attributes(value, what, place)
+        return reference
+
+    def function_attributes(self, value: Any, where: str, place: Place, *, remade: bool) -> list[tuple[str, Reference]]:
+        """Collect what was set on a function; where decorators run again, they make what is no plain data."""
+        if not isinstance(value, (FunctionType, functools._lru_cache_wrapper)):  # noqa: SLF001 - it has no other name
+            return []
+        found: list[tuple[str, Reference]] = []
+        for name, content in vars(value).items():
+            if is_special(name):  # what functools and inspect keep there
+                continue
+            inner = f"{where}, attribute {name!r}"
+            data = values.describe_data(content, inner)
+            if data is not None:
+                found.append((name, data))
+            elif not remade:
+                found.append((name, self.reference(content, inner, name, place)))
+        return found
+
+    def implementations(self, value: Any, where: str, place: Place) -> list[tuple[Reference, Reference]]:
+        """Collect what was registered with a function of `functools.singledispatch`."""
+        inside = getattr(value, "__wrapped__", None)
+        while inside is not None:
+            if values.registered(inside):
+                refuse(
+                    where,
+                    "a decorator is above functools.singledispatch, which hides what was registered",
+                    "Put @singledispatch above the other decorators.",
+                )
+            inside = getattr(inside, "__wrapped__", None)
+        found: list[tuple[Reference, Reference]] = []
+        for kind, function in values.registered(value).items():
+            inner = f"{where}, implementation for {kind.__qualname__!r}"
+            if hasattr(function, "__wrapped__"):
+                refuse(
+                    inner,
+                    f"{function.__qualname__} has decorators below the one that registers it",
+                    "Call the decorated function from a plain implementation.",
+                )
+            implementation = self.reference(function, inner, "", place)
+            found.append((self.reference(kind, inner, kind.__name__, place), implementation))
+        return found
 
     def add(  # noqa: C901 - one step of the walk, in the order that matters
         self,
@@ -240,6 +297,7 @@ class _Collector:
         node = place.node
         own = "__aviato_lambda" if isinstance(node, ast.Lambda) else node.name
         read = read_names(place, skip)
+        _refuse_remote(read, names, cells, where)
         space = self.space(names)
         links = self.spaces[id(names)][2]
         around, self.current = self.current, names
@@ -258,8 +316,8 @@ class _Collector:
         for name in (*read.at_once, *read.later):
             if name in cells or name in _GIVEN or name == own:
                 continue
-            found = _MISSING if name in hidden and name in read.at_once else names.get(name, _MISSING)
-            if found is _MISSING:
+            found = values.MISSING if name in hidden and name in read.at_once else names.get(name, values.MISSING)
+            if found is values.MISSING:
                 if name in read.at_once and not hasattr(builtins, name):
                     refuse(
                         where,
@@ -273,8 +331,8 @@ class _Collector:
                 needs.append((name, links[name][1]))
         needs += [(name, closed[name]) for name in read.at_once if name in closed]
         for name in read.annotations:  # only for those who look at annotations at run time
-            found = names.get(name, _MISSING)
-            plain = None if found is _MISSING or name in links else values.imported(found, name, place)
+            found = names.get(name, values.MISSING)
+            plain = None if found is values.MISSING or name in links else values.imported(found, name, place)
             if plain is not None:
                 links[name] = (True, plain)
         self.current = around
@@ -292,37 +350,42 @@ class _Collector:
                 "cells": closed,
                 "needs": needs,
                 "defaults": defaults,
+                "imports": self.submodules(read, names, cells, place),
+                "attributes": [],
+                "registered": [],
             }
         )
         return reference
 
-    def own_decorators(self, raw: FunctionType, place: Place) -> int:
-        """Return how many decorators, from the top, end with the one that made the function remote."""
-        cells = dict(zip(raw.__code__.co_freevars, raw.__closure__ or (), strict=True))
-        hidden = enclosing_names(place)
+    def submodules(
+        self, read: Names, names: dict[str, Any], cells: dict[str, CellType], place: Place
+    ) -> list[tuple[str, bool]]:
+        """List the modules that `import a.b` put below the `a` that is read, and whether one can do without."""
+        used: set[str] = set()
+        named: set[str] = set()
+        tops = None
+        for name in {*read.at_once, *read.later, *cells}:
+            module = values.content(cells[name]) if name in cells else names.get(name)
+            if isinstance(module, ModuleType):
+                used |= values.submodules(module, (chain[1:] for chain in read.chains if chain[0] == name))
+                tops = imported_at_the_top(place) if tops is None else tops
+                named |= {top for top in tops if top.startswith(f"{module.__name__}.") and top in sys.modules}
+        return [(name, name not in used) for name in sorted(used | named)]
 
-        def look(node: ast.expr) -> Any:
-            if isinstance(node, ast.Name):
-                if node.id in cells:
-                    try:
-                        return cells[node.id].cell_contents
-                    except ValueError:
-                        return _MISSING
-                return _MISSING if node.id in hidden else raw.__globals__.get(node.id, _MISSING)
-            if isinstance(node, ast.Attribute):
-                found = look(node.value)
-                return found if found is _MISSING else inspect.getattr_static(found, node.attr, _MISSING)
-            return _MISSING
 
-        for index, node in reversed(list(enumerate(place.decorators))):
-            target = node.func if isinstance(node, ast.Call) else node
-            if isinstance(target, ast.Attribute) and target.attr == "function":
-                owner = look(target.value)
-                if owner is _MISSING or values.is_ours(type(owner)):
-                    return index + 1
-            elif isinstance(target, ast.Name) and values.is_ours(look(target)):
-                return index + 1
-        return 0
+def _refuse_remote(read: Names, names: dict[str, Any], cells: dict[str, CellType], where: str) -> None:
+    """Refuse what a remote function has only here: there is no session in the sandbox, and it is a plain function."""
+    for name, attribute in sorted({chain[:2] for chain in read.chains}):
+        if name not in cells and name not in read.at_once and name not in read.later:
+            continue  # it is a local variable
+        value = values.content(cells[name]) if name in cells else names.get(name)
+        original = values.remote_original(value)
+        if original is not None and hasattr(value, attribute) and not hasattr(original, attribute):
+            refuse(
+                where,
+                f"it uses {name}.{attribute}, but in the sandbox the remote function {name} is a plain function",
+                f"Call it as {name}(...), which runs it in the same sandbox.",
+            )
 
 
 def _shown(value: Any) -> str:

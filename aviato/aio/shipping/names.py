@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import copy
 import symtable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from aviato.aio.shipping.source import Place
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 class Names(NamedTuple):
@@ -19,6 +22,8 @@ class Names(NamedTuple):
     """Read when the function, or a method, is called."""
     annotations: tuple[str, ...]
     """Read by annotations, which are text in the sandbox."""
+    chains: tuple[tuple[str, ...], ...]
+    """The names with the attributes read from them: `a.b.c` is there as `a.b` and as `a.b.c`."""
 
 
 class _Bare(ast.NodeTransformer):
@@ -82,7 +87,50 @@ def read_names(place: Place, skip: int) -> Names:
     for child in table.get_children():
         _walk(child, at_once if child.get_type() == "class" else later, later)
     at_once.discard(own)
-    return Names(tuple(sorted(at_once)), tuple(sorted(later - at_once)), tuple(sorted(bare.found - at_once - later)))
+    chains = set(_chains(module, frozenset()))
+    noted = bare.found - at_once - later
+    return Names(tuple(sorted(at_once)), tuple(sorted(later - at_once)), tuple(sorted(noted)), tuple(sorted(chains)))
+
+
+def _chains(node: ast.AST, hidden: frozenset[str]) -> Iterator[tuple[str, ...]]:
+    """Give every `a.b.c` as its parts, but for those that start with a variable of the function that they are in."""
+    chain = _chain(node)
+    if len(chain) > 1 and chain[0] not in hidden:
+        yield chain
+    function = isinstance(node, _FUNCTIONS)
+    for field, content in ast.iter_fields(node):
+        inside = hidden | _bound(node) if function and field == "body" else hidden
+        for child in content if isinstance(content, list) else [content]:
+            if isinstance(child, ast.AST):
+                yield from _chains(child, inside)
+
+
+def _bound(function: ast.AST) -> set[str]:
+    """Return what a function's parameters and assignments bind; those of functions in it do not count."""
+    found: set[str] = set()
+    outside: set[str] = set()
+    waiting: list[ast.AST] = [function]
+    while waiting:
+        node = waiting.pop()
+        if node is not function and isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            continue
+        if isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            outside.update(node.names)
+        waiting += ast.iter_child_nodes(node)
+    return found - outside
+
+
+def _chain(node: ast.AST) -> tuple[str, ...]:
+    """Return `a.b.c` as its parts; nothing for what does not start with a name."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(parts)) if isinstance(node, ast.Name) else ()
 
 
 def _walk(table: symtable.SymbolTable, here: set[str], later: set[str]) -> None:

@@ -165,16 +165,23 @@ def find_class(cls: type, names: dict[str, Any], what: str, near: Iterable[str] 
         found = _class_in(_tree(lines, file, what), cls.__qualname__.split("."))
         if found:
             line = getattr(cls, "__firstlineno__", None)
-            place = Place(found[-1], file, lines)
-            if len(found) > 1 and line is not None:
-                exact = [Place(node, file, lines) for node in found]
-                return next((item for item in exact if item.first == line), place)
-            return place
+            places = [Place(node, file, lines) for node in found]
+            if len(places) > 1 and line is not None:
+                return next((item for item in places if item.first == line), places[-1])
+            starts = _method_lines(cls, file)
+            fits = [sum(item.first <= at <= (item.node.end_lineno or 0) for at in starts) for item in places]
+            return max(zip(fits, range(len(places)), places, strict=True))[2]  # the last one of those that fit as well
     refuse(
         what,
         "the source of the class is not to be found",
         "Define it with a `class` statement in a file and import it from there.",
     )
+
+
+def _method_lines(cls: type, file: str) -> list[int]:
+    """List where the methods of a class start, of those that were written in a file."""
+    codes = [getattr(getattr(member, "__func__", member), "__code__", None) for member in vars(cls).values()]
+    return [code.co_firstlineno for code in codes if isinstance(code, CodeType) and code.co_filename == file]
 
 
 def enclosing_names(place: Place) -> frozenset[str]:
@@ -193,6 +200,19 @@ def enclosing_names(place: Place) -> frozenset[str]:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.id)
     return frozenset(found)
+
+
+def imported_at_the_top(place: Place) -> list[str]:
+    """List the modules that `import` statements outside functions name in the file of a definition."""
+    found: list[str] = []
+    waiting: list[ast.AST] = [_parse("".join(place.lines))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.expr)):
+            waiting += ast.iter_child_nodes(node)
+    return found
 
 
 def _class_in(node: ast.AST, path: list[str]) -> list[ast.ClassDef]:

@@ -6,6 +6,7 @@ import ast
 import enum
 import functools
 import importlib.machinery
+import json
 import logging
 import math
 import os
@@ -14,15 +15,18 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterable
+from types import CellType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from aviato.aio.shipping.source import Place, refuse
+from aviato.exceptions import FunctionSerializationError
 
 Reference = list[Any]
+MISSING = object()
 _TEXT = frozenset({type(None), bool, int, str, bytes, complex, type(Ellipsis)})
-_CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", dict: "dict"}
+_SETS: dict[type, str] = {set: "set", frozenset: "frozenset"}
+_CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", dict: "dict", **_SETS}
 
 
 @functools.lru_cache(maxsize=1)
@@ -30,6 +34,14 @@ def _package_directories() -> tuple[str, ...]:
     found = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     found |= {*site.getsitepackages(), site.getusersitepackages()}
     return tuple(os.path.join(os.path.realpath(path), "") for path in found if path)  # noqa: PTH118 - strings are compared
+
+
+def content(cell: CellType) -> Any:
+    """Return what a closure variable has, or MISSING."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING
 
 
 def is_installed(name: str | None) -> bool:
@@ -45,6 +57,17 @@ def is_installed(name: str | None) -> bool:
     if file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
         return True
     return bool(os.path.realpath(file).startswith(_package_directories()))
+
+
+def registered(value: Any) -> dict[Any, Any]:
+    """Return the implementations that were registered with a function of `functools.singledispatch`."""
+    if not isinstance(value, FunctionType) or value.__globals__ is not vars(functools):
+        return {}
+    found = vars(value).get("registry")
+    base = vars(value).get("__wrapped__")
+    if not isinstance(found, MappingProxyType):
+        return {}
+    return {kind: function for kind, function in found.items() if function is not base}
 
 
 def is_ours(value: Any) -> bool:
@@ -77,10 +100,12 @@ def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its 
             inner = (
                 [["build", "tuple", [part(key), part(item)]] for key, item in value.items()]
                 if kind is dict
-                else [part(item) for item in value]
+                else [part(item) for item in (sorted(value, key=_place) if kind in _SETS else value)]
             )
         finally:
             above.discard(id(value))
+        if kind in _SETS:  # text is hashed otherwise in each process; the same work is the same bundle
+            inner.sort(key=json.dumps)
         if kind in {list, tuple, dict} and all(_is_literal(item) for item in inner):
             return _literal(value, where)
         return ["build", _CONTAINERS[kind], inner]
@@ -98,13 +123,44 @@ def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its 
         return ["call", ["import", "typing", "TypeVar"], [_literal(thing.__name__, where)]]
     if kind is logging.Logger:
         return ["call", ["import", "logging", "getLogger"], [_literal(value.name, where)]]
-    if kind is functools.partial and not thing.keywords:
-        return ["call", ["import", "functools", "partial"], [part(thing.func), *map(part, thing.args)]]
+    if kind is functools.partial:
+        keywords = [["build", "tuple", [part(name), part(item)]] for name, item in thing.keywords.items()]
+        positional = [part(thing.func), *map(part, thing.args)]
+        return ["call", ["import", "functools", "partial"], positional, ["build", "dict", keywords]]
     return None
+
+
+class _NotDataError(Exception):
+    """A value that is more than plain data."""
+
+
+def describe_data(value: Any, where: str) -> Reference | None:
+    """Return what stands for plain data, with patterns and paths in it; None for all that is more."""
+    above: set[int] = set()
+
+    def part(inner: Any) -> Reference:
+        kind = type(inner)
+        if kind in _TEXT or kind in _CONTAINERS or kind in {float, re.Pattern} or isinstance(inner, pathlib.PurePath):
+            found = describe(inner, part, where, above)
+            if found is not None:
+                return found
+        raise _NotDataError
+
+    try:
+        return part(value)
+    except (_NotDataError, FunctionSerializationError):  # one that contains itself is none either
+        return None
+
+
+def _place(value: Any) -> tuple[str, str]:
+    """Return what orders functions and classes of a set, which are collected in the order in which they are met."""
+    return str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))
 
 
 def _is_literal(reference: Reference) -> bool:
     if reference[0] == "build":
+        if reference[1] in _SETS.values():  # its text has the order of this process, and a frozenset's is no literal
+            return False
         return all(_is_literal(item) for item in reference[2])
     return bool(reference[0] == "literal")
 
@@ -114,6 +170,20 @@ def _literal(value: Any, where: str) -> Reference:
         return ["literal", repr(value)]
     except ValueError as error:
         refuse(where, f"it has no text: {error}", "Compute it inside the function.")
+
+
+def submodules(module: ModuleType, chains: Iterable[tuple[str, ...]]) -> set[str]:
+    """Return the modules below one that are read as its attributes; it has them only once they are imported."""
+    found: set[str] = set()
+    for chain in chains:
+        at, name = module, module.__name__
+        for step in chain:
+            inner, name = vars(at).get(step), f"{name}.{step}"
+            if not isinstance(inner, ModuleType) or sys.modules.get(name) is not inner:
+                break
+            found.add(name)
+            at = inner
+    return found
 
 
 def _public_home(module: str, path: str, value: Any) -> str | None:

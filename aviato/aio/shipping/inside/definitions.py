@@ -35,6 +35,14 @@ def holds_items(reference: list[Any]) -> bool:
     )
 
 
+def same(found: Any, value: Any) -> bool:
+    """Tell whether a value is as it should be, also in the types of what it holds."""
+    try:
+        return type(found) is type(value) and bool(found == value) and repr(found) == repr(value)
+    except Exception:
+        return False
+
+
 class Bundle:
     """The definitions of a bundle, made in the order in which they need each other."""
 
@@ -79,6 +87,12 @@ class Bundle:
             except Exception:
                 if number < needed:
                     raise
+        for number, (made, _) in list(self.made.items()):
+            try:
+                self.complete(made, self.items[number])
+            except Exception:
+                if number < needed:
+                    raise
         self.classes = [self.attempt(reference) for reference in bundle["classes"]]
 
     def attempt(self, reference: list[Any]) -> Any:
@@ -95,6 +109,22 @@ class Bundle:
         if link is not None:
             link([self.early(reference) for reference in self.items[number]["cells"].values()])
 
+    def complete(self, made: Any, item: Item) -> None:
+        """Give a definition what was set on it, or registered with it, after it had been defined."""
+        for name, reference in item["attributes"]:
+            found, value = vars(made).get(name), self.value(reference)
+            if same(found, value):
+                continue
+            if isinstance(made, type):
+                type.__setattr__(made, name, value)
+            elif type(found) is type(value) and type(value) in (list, dict, set):  # its decorators may hold it too
+                found.clear()
+                (found.extend if type(value) is list else found.update)(value)
+            else:
+                setattr(made, name, value)
+        for kind, function in item["registered"]:
+            made.register(self.value(kind), self.value(function))
+
     def bind(self, space: dict[str, Any], name: str, optional: bool, reference: list[Any]) -> None:
         """Put one value under its name."""
         try:
@@ -103,6 +133,14 @@ class Bundle:
             if not optional:
                 raise
             self.lacking[name] = said(error)
+
+    def load(self, name: str, optional: bool) -> None:
+        """Import a module below one that is there, which makes it an attribute of that."""
+        try:
+            importlib.import_module(name)
+        except Exception:
+            if not optional:
+                raise
 
     def value(self, reference: list[Any]) -> Any:
         """Return what a reference stands for."""
@@ -123,7 +161,8 @@ class Bundle:
                 found = getattr(found, part)
             return found
         if kind == "call":
-            return self.value(rest[0])(*[self.value(argument) for argument in rest[1]])
+            keywords = self.value(rest[2]) if rest[2:] else {}
+            return self.value(rest[0])(*[self.value(argument) for argument in rest[1]], **keywords)
         if kind == "attribute":
             return getattr(self.value(rest[0]), rest[1])
         raise ValueError("unknown reference %r" % (reference,))
@@ -143,6 +182,8 @@ class Bundle:
                     space[name] = self.value(reference)
             now = [self.early(reference) for reference in item["cells"].values()]
             defaults = [self.value(reference) for reference in item["defaults"]]
+            for name, optional in item["imports"]:
+                self.load(name, optional)
             self.made[number] = self.define(item, space, now, defaults)
         finally:
             if self.made[number] is None:
