@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from aviato.agent.loop_end import loop_ends
 from aviato.aio import _fork
 from aviato.exceptions import AviatoError, SandboxError, SandboxResourceExhaustedError, summarize_failures
 
@@ -114,10 +115,12 @@ class Keeper:
         self._begun = 0
         self._waiting: OrderedDict[asyncio.Future[Kept], None] = OrderedDict()
         self._stuck: dict[Kept, AviatoError] = {}
+        self._left: set[Kept] = set()
         self._pause = _FIRST_PAUSE
         self._paused: asyncio.TimerHandle | None = None
         self._aging: asyncio.TimerHandle | None = None
         self._closed = False
+        self._abandoned = False
         self._closing: asyncio.Task[None] | None = None
         self.created = self.reused = self.replaced = self.failed = 0
 
@@ -236,7 +239,9 @@ class Keeper:
             return
         self._in_use.remove(kept)
         if not reusable or kept.ended or self._closed:
-            await asyncio.shield(self._retire(kept))
+            stopping = self._retire(kept)
+            if stopping is not None:
+                await asyncio.shield(stopping)
         elif self._worn(kept):
             self._retire(kept)
         elif self._reset is None:
@@ -259,6 +264,8 @@ class Keeper:
         if self._resetting.get(kept) is not task:
             return  # it was said already, and this may be its next reset
         del self._resetting[kept]
+        if task is not None and task.cancelled():
+            self._abandon()
         if clean:
             self._offer(kept)
         else:
@@ -288,37 +295,59 @@ class Keeper:
         self._idle.append(kept)
         self._watch_ages()
 
-    def _retire(self, kept: Kept, *, replaced: bool = True) -> asyncio.Task[None]:
-        """Stop one that is in no other state, and free its place then."""
+    def _abandon(self) -> None:
+        """Take note that the loop ends, or somebody else cancelled a task of this: nothing new may begin on it.
+
+        What runs is stopped by `close`, or at the latest by its session at the end of the process.
+        """
+        if not self._closed:
+            self._closed = self._abandoned = True
+            for timer in (self._paused, self._aging):
+                if timer is not None:
+                    timer.cancel()
+
+    def _retire(self, kept: Kept, *, replaced: bool = True) -> asyncio.Task[None] | None:
+        """Stop one that is in no other state, and free its place then; None when the loop ends before that."""
         if replaced and not self._closed:
             self.replaced += 1
         kept.attached.clear()
         kept.spared_pids.clear()
         kept.spared_paths.clear()
+        if not self._closed and loop_ends():
+            self._abandon()
+        if self._abandoned:
+            self._left.add(kept)
+            kept.release()
+            return None
         task = asyncio.get_running_loop().create_task(self._end(kept), name="aviato-retire")
         self._stopping[kept] = task
+        task.add_done_callback(lambda task: self._end_over(kept, task))
         return task
 
     async def _end(self, kept: Kept) -> None:
         self._stuck.pop(kept, None)
-        try:
-            for pause in (*_STOP_PAUSES, None):
-                try:
-                    await kept.sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
-                except AviatoError as error:
-                    if pause is None or self._closed:
-                        self._stuck[kept] = error
-                        _log.warning(
-                            "a sandbox of %s could not be stopped; its session tries again: %s", self._label, error
-                        )
-                        return
-                    await asyncio.sleep(pause)
-                else:
+        for pause in (*_STOP_PAUSES, None):
+            try:
+                await kept.sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
+            except AviatoError as error:
+                if pause is None or self._closed:
+                    self._stuck[kept] = error
+                    _log.warning(
+                        "a sandbox of %s could not be stopped; its session tries again: %s", self._label, error
+                    )
                     return
-        finally:
-            del self._stopping[kept]
-            kept.release()
-            self._fill()
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    def _end_over(self, kept: Kept, task: asyncio.Task[None]) -> None:
+        """Free the place of one that was stopped; when its task was cancelled, before its first step too, it is left."""
+        if task.cancelled():
+            self._abandon()
+            self._left.add(kept)
+        del self._stopping[kept]
+        kept.release()
+        self._fill()
 
     def _fill(self) -> None:
         """Start what waiters and spares need and places allow."""
@@ -326,13 +355,22 @@ class Keeper:
             return
         warm = 0 if self._paused is not None else self._warm
         wanted = len(self._waiting) + warm - len(self._idle) - len(self._starting) - len(self._resetting)
+        if wanted > 0 and loop_ends():
+            self._abandon()
+            return
         for _ in range(min(wanted, self._most - self.size)):
             self._start()
 
     def _start(self) -> None:
         task = asyncio.get_running_loop().create_task(self._run_start(), name="aviato-keep")
         self._starting.add(task)
-        task.add_done_callback(self._starting.discard)  # when it was cancelled before its first step
+        task.add_done_callback(self._start_over)
+
+    def _start_over(self, task: asyncio.Task[None]) -> None:
+        """Note the end of a start that was cancelled before its first step."""
+        self._starting.discard(task)
+        if task.cancelled():
+            self._abandon()
 
     async def _run_start(self) -> None:
         task = asyncio.current_task()
@@ -369,7 +407,9 @@ class Keeper:
                         await self._prepare(kept)
                 finally:
                     self._begun -= 1
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._abandon()
             if kept is not None:
                 self._retire(kept, replaced=False)
             raise
@@ -435,8 +475,8 @@ class Keeper:
         """
         if _fork.is_stale(self._generation):
             return
-        self._closed = True
-        if self._closing is None or (self._closing.done() and self._stuck):
+        self._closed, self._abandoned = True, False
+        if self._closing is None or (self._closing.done() and (self._stuck or self._left)):
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="aviato-close-kept")
         await asyncio.shield(self._closing)
 
@@ -451,11 +491,12 @@ class Keeper:
                 waiter.set_exception(SandboxError(f"{self._label} was closed while a sandbox was waited for"))
         for task in (*self._starting, *self._resetting.values()):
             task.cancel()
-        for kept in (*self._idle, *self._in_use, *self._stuck):
+        for kept in {*self._idle, *self._in_use, *self._stuck, *self._left}:
             if kept not in self._stopping:
                 self._retire(kept)
         self._idle.clear()
         self._in_use.clear()
+        self._left.clear()
         while tasks := self._tasks():
             await asyncio.wait(tasks)
         if self._stuck:
