@@ -341,7 +341,7 @@ class Keeper:
                 return
 
     def _end_over(self, kept: Kept, task: asyncio.Task[None]) -> None:
-        """Free the place of one that was stopped; when its task was cancelled, before its first step too, it is left."""
+        """Free the place of one that was stopped; if its task was cancelled, before its first step too, it is left."""
         if task.cancelled():
             self._abandon()
             self._left.add(kept)

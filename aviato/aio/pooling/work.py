@@ -24,6 +24,8 @@ class Work(Protocol):
     """What is done with each item."""
 
     name: str
+    retries: int
+    """How often it wants to be begun again itself."""
 
     def classes(self) -> tuple[Any, ...]:
         """Return the classes that items and results may have beyond the common ones."""
@@ -81,6 +83,7 @@ class CommandWork:
         self._words = words
         self._timeout = timeout_seconds
         self.name = words[0]
+        self.retries = 0
         if not any(_field(word) is not None for word in words):
             raise ValueError(f"no word of fn_or_command {list(words)!r} stands for the item\nhint: {FIELD_HINT}")
 
@@ -133,6 +136,7 @@ class FunctionWork:
     def __init__(self, function: RemoteFunction[..., Any]) -> None:
         self._function = function
         self.name: str = function._name  # noqa: SLF001 - pools call functions in sandboxes of their own
+        self.retries: int = getattr(function._calls, "retries", 0)  # noqa: SLF001 - likewise
 
     def classes(self) -> tuple[Any, ...]:
         """Return those that travel with the function."""
