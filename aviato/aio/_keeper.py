@@ -27,12 +27,24 @@ _LONGEST_PAUSE = 30.0
 _log = logging.getLogger("aviato")
 
 
+class _Attached(OrderedDict[object, Any]):
+    """What is attached, in the order in which it was last asked for."""
+
+    def get(self, key: object, default: Any = None) -> Any:
+        """Return what is attached under a key, which is the last one then."""
+        if key not in self:
+            return default
+        self.move_to_end(key)
+        return self[key]
+
+
 class Kept:
     """A sandbox of a keeper.
 
     Attributes:
         sandbox: The sandbox.
-        attached: What its users keep with it, such as a warm interpreter; emptied when the sandbox goes.
+        attached: What its users keep with it, such as a warm interpreter, in the order of the last `get`; emptied when
+            the sandbox goes.
         spared_pids: Processes of what is attached, as numbered in the sandbox, that a reset leaves alive.
         spared_paths: Files and directories of what is attached that a reset leaves as they are.
         uses: How often it was taken.
@@ -43,7 +55,7 @@ class Kept:
     def __init__(self, sandbox: Sandbox, made_at: float, release: Callable[[], object]) -> None:
         self.sandbox = sandbox
         self.release = release
-        self.attached: dict[object, Any] = {}
+        self.attached: dict[object, Any] = _Attached()
         self.spared_pids: set[int] = set()
         self.spared_paths: set[str] = set()
         self.uses = 0
@@ -77,6 +89,7 @@ class Keeper:
         label: str = "this pool",
         prepare: Callable[[Kept], Awaitable[None]] | None = None,
         reset: Callable[[Kept], Awaitable[bool]] | None = None,
+        needs_reset: Callable[[Kept], object] = lambda _: True,
         admit: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
         hold: Callable[[], Awaitable[Callable[[], object]]] | None = None,
     ) -> None:
@@ -92,6 +105,7 @@ class Keeper:
             label: What errors and logs call this.
             prepare: Run on each sandbox that has started, before anybody gets it.
             reset: Run in the background on each that was given back; False has it replaced.
+            needs_reset: Tells of one that was given back whether `reset` has anything to do.
             admit: Makes a context manager within which one sandbox starts.
             hold: Waits until there may be one sandbox more, and returns what is called when that one is gone.
         """
@@ -104,6 +118,7 @@ class Keeper:
         self._label = label
         self._prepare = prepare
         self._reset = reset
+        self._needs_reset = needs_reset
         self._admit = admit
         self._hold = hold
         self._generation = _fork.generation
@@ -244,7 +259,7 @@ class Keeper:
                 await asyncio.shield(stopping)
         elif self._worn(kept):
             self._retire(kept)
-        elif self._reset is None:
+        elif self._reset is None or not self._needs_reset(kept):
             self._offer(kept)
         else:
             task = asyncio.get_running_loop().create_task(self._run_reset(kept, self._reset), name="aviato-reset")

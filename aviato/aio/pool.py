@@ -18,8 +18,8 @@ from aviato.aio.pooling import mapping
 from aviato.aio.pooling.limiter import Limiter
 from aviato.aio.pooling.pressure import processors
 from aviato.aio.pooling.progress import Progress
-from aviato.aio.pooling.reset import Janitor
-from aviato.aio.pooling.work import Work, begun_again, make_work
+from aviato.aio.pooling.reset import Janitor, end_surplus, surplus
+from aviato.aio.pooling.work import Functions, Work, begun_again, make_work
 from aviato.aio.sandbox import Sandbox
 from aviato.exceptions import AviatoError, SandboxError
 from aviato.models import Limits, PoolStats
@@ -127,7 +127,9 @@ class Pool:
             raise TypeError(f"limits must be a Limits, such as Limits(running=8), not {limits!r}")
         self._retries = validation.whole_number("retries", retries)
         self._defaults = session.defaults.with_overrides(**config)
+        self._functions = Functions(session)
         self._contaminated = self._done = self._retried = 0
+        self._cleans = reset == "clean"
         limiter = Limiter(limits)
         self._keeper = session._keep(  # noqa: SLF001 - sessions own pools
             Keeper(
@@ -137,8 +139,9 @@ class Pool:
                 ceiling=max_size,
                 max_uses=1 if reset == "replace" else max_uses,
                 max_age_seconds=max_age_seconds,
-                prepare=self._prepare if reset == "clean" else None,
-                reset=self._reset if reset == "clean" else None,
+                prepare=self._prepare if self._cleans else None,
+                reset=self._reset,
+                needs_reset=(lambda _: True) if self._cleans else surplus,
                 admit=limiter.starting,
                 hold=limiter.running,
             )
@@ -165,6 +168,9 @@ class Pool:
         kept.attached[Janitor] = await Janitor.start(kept, [self._defaults.temp_dir], places)
 
     async def _reset(self, kept: Kept) -> bool:
+        await end_surplus(kept)
+        if not self._cleans:
+            return True
         janitor: Janitor = kept.attached[Janitor]
         problem = await janitor.reset(sorted(kept.spared_pids), sorted(kept.spared_paths))
         if problem is not None:
@@ -249,7 +255,7 @@ class Pool:
             concurrency = self._size
         validation.whole_number("concurrency", concurrency, minimum=1)
         mapping.check_items(items)
-        work = make_work(self._session, fn_or_command, timeout_seconds)
+        work = make_work(self._functions, fn_or_command, timeout_seconds)
         path = None if journal is None else os.fspath(journal)
         shown = Progress(work.name, len(items) if isinstance(items, Sized) else None) if progress else None
         source = mapping.Source(items)
