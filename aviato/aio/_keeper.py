@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from aviato.agent.loop_end import loop_ends
 from aviato.aio import _fork
-from aviato.exceptions import AviatoError, SandboxError, SandboxResourceExhaustedError, summarize_failures
+from aviato.exceptions import (
+    AviatoError,
+    SandboxError,
+    SandboxResourceExhaustedError,
+    SandboxTerminatedError,
+    summarize_failures,
+)
 
 if TYPE_CHECKING:
     from aviato.aio.sandbox import Sandbox
@@ -279,7 +285,7 @@ class Keeper:
         if self._resetting.get(kept) is not task:
             return  # it was said already, and this may be its next reset
         del self._resetting[kept]
-        if task is not None and task.cancelled():
+        if _was_cancelled(task):
             self._abandon()
         if clean:
             self._offer(kept)
@@ -358,8 +364,9 @@ class Keeper:
     def _end_over(self, kept: Kept, task: asyncio.Task[None]) -> None:
         """Free the place of one that was stopped; if its task was cancelled, before its first step too, it is left."""
         if task.cancelled():
-            self._abandon()
             self._left.add(kept)
+        if _was_cancelled(task):
+            self._abandon()
         del self._stopping[kept]
         kept.release()
         self._fill()
@@ -384,7 +391,7 @@ class Keeper:
     def _start_over(self, task: asyncio.Task[None]) -> None:
         """Note the end of a start that was cancelled before its first step."""
         self._starting.discard(task)
-        if task.cancelled():
+        if _was_cancelled(task):
             self._abandon()
 
     async def _run_start(self) -> None:
@@ -394,6 +401,10 @@ class Keeper:
         failure: Exception | None = None
         try:
             kept = await self._make_one()
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            failure = SandboxTerminatedError(f"a sandbox of {self._label} was stopped by another while it started")
         except Exception as error:  # noqa: BLE001 - it is raised where a sandbox is waited for
             failure = error
         finally:
@@ -423,7 +434,7 @@ class Keeper:
                 finally:
                     self._begun -= 1
         except BaseException as error:
-            if not isinstance(error, Exception):
+            if isinstance(error, GeneratorExit) or _was_cancelled(asyncio.current_task()):
                 self._abandon()
             if kept is not None:
                 self._retire(kept, replaced=False)
@@ -524,3 +535,8 @@ class Keeper:
 
 def _nothing() -> None:
     pass
+
+
+def _was_cancelled(task: asyncio.Task[None] | None) -> bool:
+    """Tell whether a task was cancelled itself, and not only what it waited for."""
+    return task is not None and task.cancelling() > 0

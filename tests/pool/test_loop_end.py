@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from aviato import aio
-from aviato.exceptions import SandboxError
+from aviato.exceptions import SandboxError, SandboxTerminatedError
 from aviato.testing import FakeEngine
 from tests.pool.test_keeper import keep, until
 
@@ -70,3 +70,20 @@ async def test_a_cancelled_task_closes_and_close_still_stops() -> None:
         await keeper.close()
         assert kept.sandbox.status.is_terminal
         assert session.sandbox_count == 0
+
+
+async def test_a_start_that_another_ended_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits gets an error, and the next one a sandbox."""
+    async with aio.Session(engine=FakeEngine()) as session:
+        keeper = keep(session, most=1)
+        real = aio.Sandbox.wait
+
+        async def cancelled(_: aio.Sandbox) -> None:
+            monkeypatch.setattr(aio.Sandbox, "wait", real)
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(aio.Sandbox, "wait", cancelled)
+        with pytest.raises(SandboxTerminatedError, match="was stopped by another while it started"):
+            await keeper.take(10)
+        await keeper.give_back(await keeper.take(10), reusable=True)
+        assert not keeper.closed
