@@ -22,6 +22,7 @@ from aviato.agent.frames import (
     pack_frame,
     pack_start,
 )
+from aviato.agent.loop_end import loop_ends
 from aviato.agent.remote import ProcessSink, RemoteProcess, exact
 from aviato.agent.transfers import Download, Upload
 from aviato.exceptions import (
@@ -400,6 +401,9 @@ class Channel:
             if not isinstance(stream, RemoteProcess):
                 stream.lost(broken)
         self._fail_replies(broken)
+        if loop_ends():
+            self._end(broken)
+            return
         self._reconnecting = asyncio.get_running_loop().create_task(
             self._reconnect(), name=f"aviato-reconnect-{self.sandbox_id}"
         )

@@ -13,8 +13,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from aviato.agent.loop_end import loop_ends
 from aviato.aio import _fork
-from aviato.exceptions import AviatoError, SandboxError, SandboxResourceExhaustedError, summarize_failures
+from aviato.exceptions import (
+    AviatoError,
+    SandboxError,
+    SandboxResourceExhaustedError,
+    SandboxTerminatedError,
+    summarize_failures,
+)
 
 if TYPE_CHECKING:
     from aviato.aio.sandbox import Sandbox
@@ -26,12 +33,24 @@ _LONGEST_PAUSE = 30.0
 _log = logging.getLogger("aviato")
 
 
+class _Attached(OrderedDict[object, Any]):
+    """What is attached, in the order in which it was last asked for."""
+
+    def get(self, key: object, default: Any = None) -> Any:
+        """Return what is attached under a key, which is the last one then."""
+        if key not in self:
+            return default
+        self.move_to_end(key)
+        return self[key]
+
+
 class Kept:
     """A sandbox of a keeper.
 
     Attributes:
         sandbox: The sandbox.
-        attached: What its users keep with it, such as a warm interpreter; emptied when the sandbox goes.
+        attached: What its users keep with it, such as a warm interpreter, in the order of the last `get`; emptied when
+            the sandbox goes.
         spared_pids: Processes of what is attached, as numbered in the sandbox, that a reset leaves alive.
         spared_paths: Files and directories of what is attached that a reset leaves as they are.
         uses: How often it was taken.
@@ -42,7 +61,7 @@ class Kept:
     def __init__(self, sandbox: Sandbox, made_at: float, release: Callable[[], object]) -> None:
         self.sandbox = sandbox
         self.release = release
-        self.attached: dict[object, Any] = {}
+        self.attached: dict[object, Any] = _Attached()
         self.spared_pids: set[int] = set()
         self.spared_paths: set[str] = set()
         self.uses = 0
@@ -76,6 +95,7 @@ class Keeper:
         label: str = "this pool",
         prepare: Callable[[Kept], Awaitable[None]] | None = None,
         reset: Callable[[Kept], Awaitable[bool]] | None = None,
+        needs_reset: Callable[[Kept], object] = lambda _: True,
         admit: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
         hold: Callable[[], Awaitable[Callable[[], object]]] | None = None,
     ) -> None:
@@ -91,6 +111,7 @@ class Keeper:
             label: What errors and logs call this.
             prepare: Run on each sandbox that has started, before anybody gets it.
             reset: Run in the background on each that was given back; False has it replaced.
+            needs_reset: Tells of one that was given back whether `reset` has anything to do.
             admit: Makes a context manager within which one sandbox starts.
             hold: Waits until there may be one sandbox more, and returns what is called when that one is gone.
         """
@@ -103,6 +124,7 @@ class Keeper:
         self._label = label
         self._prepare = prepare
         self._reset = reset
+        self._needs_reset = needs_reset
         self._admit = admit
         self._hold = hold
         self._generation = _fork.generation
@@ -114,10 +136,12 @@ class Keeper:
         self._begun = 0
         self._waiting: OrderedDict[asyncio.Future[Kept], None] = OrderedDict()
         self._stuck: dict[Kept, AviatoError] = {}
+        self._left: set[Kept] = set()
         self._pause = _FIRST_PAUSE
         self._paused: asyncio.TimerHandle | None = None
         self._aging: asyncio.TimerHandle | None = None
         self._closed = False
+        self._abandoned = False
         self._closing: asyncio.Task[None] | None = None
         self.created = self.reused = self.replaced = self.failed = 0
 
@@ -236,10 +260,12 @@ class Keeper:
             return
         self._in_use.remove(kept)
         if not reusable or kept.ended or self._closed:
-            await asyncio.shield(self._retire(kept))
+            stopping = self._retire(kept)
+            if stopping is not None:
+                await asyncio.shield(stopping)
         elif self._worn(kept):
             self._retire(kept)
-        elif self._reset is None:
+        elif self._reset is None or not self._needs_reset(kept):
             self._offer(kept)
         else:
             task = asyncio.get_running_loop().create_task(self._run_reset(kept, self._reset), name="aviato-reset")
@@ -259,6 +285,8 @@ class Keeper:
         if self._resetting.get(kept) is not task:
             return  # it was said already, and this may be its next reset
         del self._resetting[kept]
+        if _was_cancelled(task):
+            self._abandon()
         if clean:
             self._offer(kept)
         else:
@@ -288,37 +316,60 @@ class Keeper:
         self._idle.append(kept)
         self._watch_ages()
 
-    def _retire(self, kept: Kept, *, replaced: bool = True) -> asyncio.Task[None]:
-        """Stop one that is in no other state, and free its place then."""
+    def _abandon(self) -> None:
+        """Take note that the loop ends, or somebody else cancelled a task of this: nothing new may begin on it.
+
+        What runs is stopped by `close`, or at the latest by its session at the end of the process.
+        """
+        if not self._closed:
+            self._closed = self._abandoned = True
+            for timer in (self._paused, self._aging):
+                if timer is not None:
+                    timer.cancel()
+
+    def _retire(self, kept: Kept, *, replaced: bool = True) -> asyncio.Task[None] | None:
+        """Stop one that is in no other state, and free its place then; None when the loop ends before that."""
         if replaced and not self._closed:
             self.replaced += 1
         kept.attached.clear()
         kept.spared_pids.clear()
         kept.spared_paths.clear()
+        if not self._closed and loop_ends():
+            self._abandon()
+        if self._abandoned:
+            self._left.add(kept)
+            kept.release()
+            return None
         task = asyncio.get_running_loop().create_task(self._end(kept), name="aviato-retire")
         self._stopping[kept] = task
+        task.add_done_callback(lambda task: self._end_over(kept, task))
         return task
 
     async def _end(self, kept: Kept) -> None:
         self._stuck.pop(kept, None)
-        try:
-            for pause in (*_STOP_PAUSES, None):
-                try:
-                    await kept.sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
-                except AviatoError as error:
-                    if pause is None or self._closed:
-                        self._stuck[kept] = error
-                        _log.warning(
-                            "a sandbox of %s could not be stopped; its session tries again: %s", self._label, error
-                        )
-                        return
-                    await asyncio.sleep(pause)
-                else:
+        for pause in (*_STOP_PAUSES, None):
+            try:
+                await kept.sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
+            except AviatoError as error:
+                if pause is None or self._closed:
+                    self._stuck[kept] = error
+                    _log.warning(
+                        "a sandbox of %s could not be stopped; its session tries again: %s", self._label, error
+                    )
                     return
-        finally:
-            del self._stopping[kept]
-            kept.release()
-            self._fill()
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    def _end_over(self, kept: Kept, task: asyncio.Task[None]) -> None:
+        """Free the place of one that was stopped; if its task was cancelled, before its first step too, it is left."""
+        if task.cancelled():
+            self._left.add(kept)
+        if _was_cancelled(task):
+            self._abandon()
+        del self._stopping[kept]
+        kept.release()
+        self._fill()
 
     def _fill(self) -> None:
         """Start what waiters and spares need and places allow."""
@@ -326,13 +377,22 @@ class Keeper:
             return
         warm = 0 if self._paused is not None else self._warm
         wanted = len(self._waiting) + warm - len(self._idle) - len(self._starting) - len(self._resetting)
+        if wanted > 0 and loop_ends():
+            self._abandon()
+            return
         for _ in range(min(wanted, self._most - self.size)):
             self._start()
 
     def _start(self) -> None:
         task = asyncio.get_running_loop().create_task(self._run_start(), name="aviato-keep")
         self._starting.add(task)
-        task.add_done_callback(self._starting.discard)  # when it was cancelled before its first step
+        task.add_done_callback(self._start_over)
+
+    def _start_over(self, task: asyncio.Task[None]) -> None:
+        """Note the end of a start that was cancelled before its first step."""
+        self._starting.discard(task)
+        if _was_cancelled(task):
+            self._abandon()
 
     async def _run_start(self) -> None:
         task = asyncio.current_task()
@@ -341,6 +401,10 @@ class Keeper:
         failure: Exception | None = None
         try:
             kept = await self._make_one()
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            failure = SandboxTerminatedError(f"a sandbox of {self._label} was stopped by another while it started")
         except Exception as error:  # noqa: BLE001 - it is raised where a sandbox is waited for
             failure = error
         finally:
@@ -369,7 +433,9 @@ class Keeper:
                         await self._prepare(kept)
                 finally:
                     self._begun -= 1
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or _was_cancelled(asyncio.current_task()):
+                self._abandon()
             if kept is not None:
                 self._retire(kept, replaced=False)
             raise
@@ -435,8 +501,8 @@ class Keeper:
         """
         if _fork.is_stale(self._generation):
             return
-        self._closed = True
-        if self._closing is None or (self._closing.done() and self._stuck):
+        self._closed, self._abandoned = True, False
+        if self._closing is None or (self._closing.done() and (self._stuck or self._left)):
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="aviato-close-kept")
         await asyncio.shield(self._closing)
 
@@ -451,11 +517,12 @@ class Keeper:
                 waiter.set_exception(SandboxError(f"{self._label} was closed while a sandbox was waited for"))
         for task in (*self._starting, *self._resetting.values()):
             task.cancel()
-        for kept in (*self._idle, *self._in_use, *self._stuck):
+        for kept in {*self._idle, *self._in_use, *self._stuck, *self._left}:
             if kept not in self._stopping:
                 self._retire(kept)
         self._idle.clear()
         self._in_use.clear()
+        self._left.clear()
         while tasks := self._tasks():
             await asyncio.wait(tasks)
         if self._stuck:
@@ -468,3 +535,8 @@ class Keeper:
 
 def _nothing() -> None:
     pass
+
+
+def _was_cancelled(task: asyncio.Task[None] | None) -> bool:
+    """Tell whether a task was cancelled itself, and not only what it waited for."""
+    return task is not None and task.cancelling() > 0

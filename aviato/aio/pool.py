@@ -18,8 +18,8 @@ from aviato.aio.pooling import mapping
 from aviato.aio.pooling.limiter import Limiter
 from aviato.aio.pooling.pressure import processors
 from aviato.aio.pooling.progress import Progress
-from aviato.aio.pooling.reset import Janitor
-from aviato.aio.pooling.work import Work, begun_again, make_work
+from aviato.aio.pooling.reset import Janitor, end_surplus, surplus
+from aviato.aio.pooling.work import Functions, Work, begun_again, make_work
 from aviato.aio.sandbox import Sandbox
 from aviato.exceptions import AviatoError, SandboxError
 from aviato.models import Limits, PoolStats
@@ -51,6 +51,7 @@ class Lease:
         self._policy = policy
         self._seconds = seconds
         self._kept: Kept | None = None
+        self._entering = False
 
     def __repr__(self) -> str:
         return f"<Lease of {'nothing' if self._kept is None else self._kept.sandbox.sandbox_id}>"
@@ -63,13 +64,17 @@ class Lease:
             SandboxResourceExhaustedError: All are in use and the policy is "fail".
             SandboxError: The pool is closed.
             AviatoError: A sandbox could not start.
-            RuntimeError: It is entered already.
+            RuntimeError: It is entered already, or another task is about to.
         """
-        if self._kept is not None:
+        if self._kept is not None or self._entering:
             raise RuntimeError("this lease is in use; ask the pool for another one")
-        self._kept = await self._pool._keeper.take(  # noqa: SLF001 - its pool
-            self._seconds, grow=self._policy == "grow", wait=self._policy != "fail"
-        )
+        self._entering = True
+        try:
+            self._kept = await self._pool._keeper.take(  # noqa: SLF001 - its pool
+                self._seconds, grow=self._policy == "grow", wait=self._policy != "fail"
+            )
+        finally:
+            self._entering = False
         return self._kept.sandbox
 
     async def __aexit__(
@@ -122,7 +127,9 @@ class Pool:
             raise TypeError(f"limits must be a Limits, such as Limits(running=8), not {limits!r}")
         self._retries = validation.whole_number("retries", retries)
         self._defaults = session.defaults.with_overrides(**config)
+        self._functions = Functions(session)
         self._contaminated = self._done = self._retried = 0
+        self._cleans = reset == "clean"
         limiter = Limiter(limits)
         self._keeper = session._keep(  # noqa: SLF001 - sessions own pools
             Keeper(
@@ -132,8 +139,9 @@ class Pool:
                 ceiling=max_size,
                 max_uses=1 if reset == "replace" else max_uses,
                 max_age_seconds=max_age_seconds,
-                prepare=self._prepare if reset == "clean" else None,
-                reset=self._reset if reset == "clean" else None,
+                prepare=self._prepare if self._cleans else None,
+                reset=self._reset,
+                needs_reset=(lambda _: True) if self._cleans else surplus,
                 admit=limiter.starting,
                 hold=limiter.running,
             )
@@ -160,6 +168,9 @@ class Pool:
         kept.attached[Janitor] = await Janitor.start(kept, [self._defaults.temp_dir], places)
 
     async def _reset(self, kept: Kept) -> bool:
+        await end_surplus(kept)
+        if not self._cleans:
+            return True
         janitor: Janitor = kept.attached[Janitor]
         problem = await janitor.reset(sorted(kept.spared_pids), sorted(kept.spared_paths))
         if problem is not None:
@@ -208,7 +219,8 @@ class Pool:
         """Do something with each item in a sandbox of its own, and yield the results.
 
         The input is read lazily, as sandboxes become free and results are taken. An item whose sandbox was lost or had
-        ended is begun again in another one, up to the pool's `retries` times; it may have had effects before. Leaving
+        ended is begun again in another one, up to the pool's `retries` times, or the remote function's own if those
+        are more; it may have had effects before. Leaving
         the iteration early cancels what is at work.
 
         Args:
@@ -243,7 +255,7 @@ class Pool:
             concurrency = self._size
         validation.whole_number("concurrency", concurrency, minimum=1)
         mapping.check_items(items)
-        work = make_work(self._session, fn_or_command, timeout_seconds)
+        work = make_work(self._functions, fn_or_command, timeout_seconds)
         path = None if journal is None else os.fspath(journal)
         shown = Progress(work.name, len(items) if isinstance(items, Sized) else None) if progress else None
         source = mapping.Source(items)
@@ -289,12 +301,12 @@ class Pool:
         return value
 
     async def _with_retries(self, work: Work, prepared: Any) -> Any:
-        attempt = 0
+        attempt, retries = 0, max(self._retries, work.retries)
         while True:
             try:
                 result = await work.run(self._keeper, prepared)
             except Exception as error:
-                if self._keeper.closed or not begun_again(error) or attempt >= self._retries:
+                if self._keeper.closed or not begun_again(error) or attempt >= retries:
                     self._done += 1
                     raise
                 _log.info("an item of %s is begun again: %s", work.name, error)
@@ -355,15 +367,15 @@ class Pool:
 
 
 async def _opened(path: str, work: Work) -> Journal:
-    """Open a journal on a thread; when cancelled meanwhile, it is closed again."""
-    from aviato.aio.pooling.journal import Journal  # noqa: PLC0415 - few need it and what it imports
+    """Open a journal on a thread; when cancelled meanwhile, it is closed again before that is raised."""
+    from aviato.aio.pooling.journal import Journal, ended  # noqa: PLC0415 - few need it and what it imports
 
-    loop = asyncio.get_running_loop()
-    opening = loop.run_in_executor(None, lambda: Journal.open(path, work.identity(), work.name, work.classes()))
+    opening = asyncio.get_running_loop().run_in_executor(
+        None, lambda: Journal.open(path, work.identity(), work.name, work.classes())
+    )
     try:
-        return await asyncio.shield(opening)
+        return await ended(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(
-            lambda done: None if done.exception() is not None else loop.create_task(done.result().close())
-        )
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()
         raise

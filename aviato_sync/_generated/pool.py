@@ -98,7 +98,8 @@ class Pool(ContextHandle):
         """Do something with each item in a sandbox of its own, and yield the results.
 
         The input is read lazily, as sandboxes become free and results are taken. An item whose sandbox was lost or had
-        ended is begun again in another one, up to the pool's `retries` times; it may have had effects before. Leaving
+        ended is begun again in another one, up to the pool's `retries` times, or the remote function's own if those
+        are more; it may have had effects before. Leaving
         the iteration early cancels what is at work.
 
         Args:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 from aviato import aio
 from aviato.aio.pooling import journal as journals
+from aviato.aio.pooling.digest import digest
 from aviato.aio.pooling.journal import Journal, decode, encode
 from aviato.exceptions import ConfigurationError, FunctionSerializationError, SandboxExecutionError
 from aviato.models import ExitReason, ProcessResult
@@ -136,8 +139,7 @@ async def test_a_torn_line_is_dropped_and_a_damaged_one_refused(pool: aio.Pool, 
         path.write_bytes(whole[:length])
         assert await echoed(pool, ["a", "b", "c"], path) == ["a", "b", "c"], length
         assert sorted(journalled(path)) == [0, 1, 2]
-    # Without the newline before the last line: one line of two cannot be told from a torn one, and both items run again.
-    for position in range(3, len(last) - 1, 11):
+    for position in range(3, len(last) - 1, 11):  # without the end of a line it is one with the last, which was torn
         changed = bytearray(whole)
         changed[position] ^= 1
         path.write_bytes(changed)
@@ -208,11 +210,145 @@ async def test_it_reaches_the_disk_within_a_second(
     await results.aclose()
 
 
+async def test_what_is_added_during_a_sync_reaches_the_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a further result that would have it noticed."""
+    begun, go_on, again = asyncio.Event(), threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    synced: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        loop.call_soon_threadsafe((begun if len(synced) == 1 else again).set)
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(journals, "SYNC_SECONDS", 0.01)
+    journal = Journal.open(tmp_path / "results", b"w", "w")
+    journal.add(0, "d", 0)
+    async with asyncio.timeout(10):
+        await begun.wait()
+        journal.add(1, "d", 1)
+        go_on.set()
+        await again.wait()
+    assert synced[1] == (tmp_path / "results").stat().st_size > synced[0]
+    await journal.close()
+
+
+async def test_a_cancelled_opening_leaves_it_free(
+    pool: aio.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever cancelled may open the file at once, however often it was cancelled."""
+    path = tmp_path / "results"
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop, real = asyncio.get_running_loop(), fcntl.flock
+
+    def lock(descriptor: int, operation: int) -> None:
+        real(descriptor, operation)
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    results = pool.map(["echo", "{}"], ["a"], journal=path)
+    first = asyncio.ensure_future(anext(results))
+    await begun.wait()
+    for _ in range(3):
+        first.cancel()
+        await asyncio.sleep(0)
+        assert not first.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    monkeypatch.undo()
+    assert await echoed(pool, ["a"], path) == ["a"]
+
+
+async def test_a_cancelled_close_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends when the file is free, also while a sync runs."""
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def sync(_: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(journals, "SYNC_SECONDS", 0.01)
+    journal = Journal.open(tmp_path / "results", b"w", "w")
+    journal.add(0, "d", 0)
+    await begun.wait()
+    closing = asyncio.ensure_future(journal.close())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        closing.cancel()
+    await asyncio.sleep(0)
+    assert not closing.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    monkeypatch.undo()
+    await Journal.open(tmp_path / "results", b"w", "w").close()
+
+
+_DIGESTS = """
+import collections, dataclasses, enum, sys
+from aviato.aio.pooling.digest import digest
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    inside: object
+
+class Pair(collections.namedtuple("Pair", "left right")):
+    pass
+
+words = ["a", "b", "c", "d", "$e", b"f", b"g", 7, None, "long" * 1000, "other" * 1000]
+inner = frozenset(words)
+nested = {frozenset({inner, "x", (1, inner)}), frozenset({"y", "z"}), "w"}
+for value in (
+    set(words), nested, Box(nested), [Box({"k": nested})], collections.deque([nested], 5), Pair(nested, inner),
+    collections.OrderedDict(k=nested), collections.defaultdict(list, k=nested), {1: nested}, {inner: 1},
+    (nested, [b"x"]),
+    frozenset({Box(inner), Box(frozenset())}),
+):
+    print(digest(value, 0, (Box, Pair)))
+"""
+
+
+def test_items_are_known_again_under_another_hash_seed() -> None:
+    """Sets anywhere in an item have another order in each process; different ones are told apart."""
+    printed = []
+    for seed in range(6):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(seed)}
+        command = [sys.executable, "-c", _DIGESTS]
+        printed.append(subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout)
+    assert len(set(printed)) == 1
+    assert len(set(printed[0].split())) == len(printed[0].split()) == 12
+
+
+def test_other_items_have_another_digest() -> None:
+    """By kind, by order where it counts, and by what blobs hold and where."""
+    values: list[Any] = [
+        *([1, 2], (1, 2), {1, 2}, frozenset({1, 2}), [2, 1], {"1": 2}, {1: 2}),
+        *([b"a", b"b"], [b"b", b"a"], [bytearray(b"a"), b"b"], ["$bytes", 0], b"a", {b"a", b"b"}, {b"a", b"c"}),
+        *({(b"a", b"b")}, {(b"b", b"a")}, "x" * 5000, "y" * 5000, ["$set", 1, 2], ["$set", 2, 1]),
+    ]
+    assert len({digest(value, 0) for value in values}) == len(values)
+
+
 async def test_places_that_cannot_be(pool: aio.Pool, tmp_path: Path) -> None:
     """A directory, or a file in none."""
     for path in (tmp_path, tmp_path / "no" / "such"):
         with pytest.raises(ConfigurationError, match="cannot be opened"):
             await echoed(pool, ["a"], path)
+
+
+async def test_what_is_no_file(pool: aio.Pool, tmp_path: Path) -> None:
+    """A device would be read for ever, a pipe waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in (("/dev/zero", "a device"), ("/dev/full", "a device"), (tmp_path / "pipe", "a pipe")):
+        with pytest.raises(ConfigurationError, match=f"the journal {path} is no regular file but {kind}"):
+            await echoed(pool, ["a"], Path(path))
 
 
 def test_results_keep_their_form() -> None:

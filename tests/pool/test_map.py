@@ -14,6 +14,7 @@ import pytest
 
 import aviato
 from aviato import aio
+from aviato.aio import pool as pools
 from aviato.exceptions import (
     EngineConnectionError,
     FunctionSerializationError,
@@ -270,6 +271,28 @@ async def test_a_start_that_fails_is_tried_again_and_a_task_is_not() -> None:
         await pool._keeper.give_back(await pool._keeper.take(), reusable=False)
         with pytest.raises(EngineConnectionError):
             [result async for result in pool.map(["echo", "{}"], ["x"])]
+
+
+async def test_a_functions_own_retries_count_and_do_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger number is what there is, and the pool's figures tell of each."""
+    tried = []
+
+    async def lost(*_: object, **__: object) -> None:
+        tried.append(1)
+        raise EngineConnectionError("gone")
+
+    async with aio.Session(engine=FakeEngine()) as session:
+        function = session.function(retries=3)(double)
+        monkeypatch.setattr(function._calls, "retries", 3, raising=False)
+        monkeypatch.setattr(function._calls, "run", lost)
+        monkeypatch.setattr(pools, "_BACKOFF_SECONDS", 0.001)
+        for retries, times in ((1, 3), (5, 5)):
+            pool = session.pool(1, warm=0, retries=retries)
+            tried.clear()
+            with pytest.raises(EngineConnectionError):
+                [result async for result in pool.map(function, [1])]
+            assert pool.stats().retried == times
+            assert len(tried) == times + 1
 
 
 async def test_closing_under_a_map(engine: Any) -> None:

@@ -361,3 +361,25 @@ async def test_bad_arguments_are_named(engine: Any) -> None:
         with pytest.raises(ValueError, match="timeout must be at least 0"):
             pool.acquire(timeout=-1)
         assert session.sandbox_count == 0
+
+
+async def test_a_lease_is_entered_by_one_task(engine: Any) -> None:
+    """The second is told so while the first still waits, and no sandbox is lost by it."""
+    async with aio.Session(engine=engine) as session, session.pool(2, warm=0, reset="none") as pool:
+        lease = pool.acquire()
+
+        async def use() -> str:
+            async with lease as sandbox:
+                return sandbox.sandbox_id
+
+        outcomes = await asyncio.gather(use(), use(), return_exceptions=True)
+        assert isinstance(outcomes[0], str)
+        assert isinstance(outcomes[1], RuntimeError)
+        assert "ask the pool for another one" in str(outcomes[1])
+        assert (await settled(pool)).in_use == 0
+        assert await use() == outcomes[0]
+        cancelled = asyncio.create_task(use())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        assert await use() == outcomes[0]

@@ -17,50 +17,28 @@ import hashlib
 import json
 import os
 import re
+import stat
 import threading
+import time
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
-from aviato.aio.shipping.inside.carried import BadValue, NotCarried, pack, unpack
-from aviato.exceptions import ConfigurationError, FunctionSerializationError
+from aviato.aio.pooling.digest import digest, packed
+from aviato.aio.shipping.inside.carried import BadValue, unpack
+from aviato.exceptions import ConfigurationError
 from aviato.models import ExitReason, ProcessResult
 
+_T = TypeVar("_T")
 SYNC_SECONDS = 1.0
 """Longest time that a result is not on the disk."""
-_VERSION = 1
+_VERSION = 2
 _HEX = 8
+_KINDS = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe"}
 _TORN_HEAD = re.compile(rb'[0-9a-f]{1,8}( (\{("j.*)?)?)?')
 """What may be there of the first line when its writer was killed; everything else is somebody's own file."""
-
-
-def digest(item: Any, number: int, classes: Sequence[Any] = ()) -> str:
-    """Return the digest by which an item is known again.
-
-    Raises:
-        FunctionSerializationError: It could not travel as an argument either; the message has the path.
-    """
-    return hashlib.sha256(_packed(_ordered(item), f"items[{number}]", classes)).hexdigest()[:32]
-
-
-def _ordered(item: Any) -> Any:
-    """Give sets, which have another order in each process, one order."""
-    if isinstance(item, (set, frozenset)):
-        return ["set", sorted(map(repr, item))]
-    if type(item) in {list, tuple}:
-        return [_ordered(part) for part in item]
-    return {key: _ordered(part) for key, part in item.items()} if type(item) is dict else item
-
-
-def _packed(value: Any, path: str, classes: Sequence[Any]) -> bytes:
-    try:
-        return b"".join(pack(value, path, classes))
-    except NotCarried as error:
-        raise FunctionSerializationError(
-            f"a journal cannot keep it: {error}", hint="Give plain values, or no journal."
-        ) from error
 
 
 def encode(value: Any, path: str, classes: Sequence[Any] = ()) -> dict[str, Any]:
@@ -74,7 +52,7 @@ def encode(value: Any, path: str, classes: Sequence[Any] = ()) -> dict[str, Any]
         for name in ("stdout_bytes", "stderr_bytes"):
             fields[name] = base64.b64encode(fields[name]).decode()
         return {"process": fields}
-    return {"value": base64.b64encode(_packed(value, path, classes)).decode()}
+    return {"value": base64.b64encode(packed(value, path, classes)).decode()}
 
 
 def decode(form: dict[str, Any], classes: Sequence[Any] = ()) -> Any:
@@ -125,9 +103,16 @@ class Journal:
         """
         shown = os.fspath(path)
         try:
-            descriptor = os.open(shown, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(shown, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
         except OSError as error:
             raise ConfigurationError(f"the journal {shown} cannot be opened: {error}") from error
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"the journal {shown} is no regular file but {_KINDS.get(stat.S_IFMT(mode), 'something else')}",
+                hint="Give the path of a file, which need not exist yet.",
+            )
         journal = cls(shown, descriptor, classes)
         try:
             try:
@@ -247,8 +232,12 @@ class Journal:
         self._end += done
 
     async def _sync_later(self) -> None:
-        await asyncio.sleep(SYNC_SECONDS)
-        await asyncio.shield(asyncio.to_thread(self._sync))
+        pause = SYNC_SECONDS
+        while self._end > self._synced and self._sync_error is None:
+            await asyncio.sleep(pause)
+            began = time.monotonic()
+            await asyncio.get_running_loop().run_in_executor(None, self._sync)
+            pause = max(0.0, SYNC_SECONDS - (time.monotonic() - began))  # for what was added meanwhile
 
     def _sync(self) -> None:
         """On a thread: bring what was appended to the disk."""
@@ -279,9 +268,8 @@ class Journal:
         """
         task, self._syncing = self._syncing, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._close))
+            task.cancel()  # a thread of it that runs is waited for by the next one
+        await ended(asyncio.get_running_loop().run_in_executor(None, self._close))
         if self._sync_error is not None:
             raise self._not_on_disk()
 
@@ -292,14 +280,29 @@ class Journal:
             self._descriptor = -1
 
 
+async def ended(future: asyncio.Future[_T]) -> _T:
+    """Wait until a future is done, also when cancelled, which is raised then, and return its result."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not future.cancelled():
+            future.exception()  # it is not told: the cancellation comes first
+        raise cancelled
+    return future.result()
+
+
 def _checked(line: bytes) -> dict[str, Any] | None:
     """Return what a line holds, or None when it is not whole."""
     if len(line) <= _HEX + 1 or not line.endswith(b"\n"):
         return None
     text = line[_HEX + 1 : -1]
+    if line[: _HEX + 1] != b"%08x " % zlib.crc32(text):
+        return None
     try:
-        if int(line[:_HEX], 16) != zlib.crc32(text):
-            return None
         entry = json.loads(text)
     except ValueError:
         return None

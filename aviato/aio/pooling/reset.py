@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aviato.aio.pooling import inside
+from aviato.aio.shipping.interpreter import Interpreter
 from aviato.exceptions import CapabilityError, EngineProtocolError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 RESET_SECONDS = 30.0
 """How long a reset may take before the sandbox is replaced instead."""
+INTERPRETERS_KEPT = 4
+"""Warm interpreters of functions, each with some processes and 40 MB, that one sandbox keeps between two users."""
 _ANSWER_BYTES = 1 << 16
 _NOT_THERE = (126, 127)
 _log = logging.getLogger("aviato")
@@ -98,3 +101,21 @@ class Janitor:
         first = answer.get("first")
         shown = ", ".join(str(path) for path in first) if isinstance(first, list) else ""
         return f"{changed} things outside the working and temporary directory were changed: {shown}"
+
+
+def surplus(kept: Kept) -> list[tuple[object, Interpreter]]:
+    """Return the interpreters of a sandbox but for those that were used last, with what they are attached under."""
+    found = [(user, thing) for user, thing in kept.attached.items() if isinstance(thing, Interpreter)]
+    return found[:-INTERPRETERS_KEPT]
+
+
+async def end_surplus(kept: Kept) -> None:
+    """End those, and return when they are dead.
+
+    Raises:
+        EngineConnectionError: One was not reported dead in time.
+    """
+    for user, interpreter in surplus(kept):
+        del kept.attached[user]
+        kept.spared_pids.discard(interpreter.pid)
+        await interpreter.kill()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aviato import validation
 from aviato.aio.function import RemoteFunction
+from aviato.aio.pooling.reset import INTERPRETERS_KEPT
+from aviato.aio.shipping.collect import check_function, collect
 from aviato.exceptions import AviatoError, SandboxNotRunningError, SandboxTerminatedError
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ class Work(Protocol):
     """What is done with each item."""
 
     name: str
+    retries: int
+    """How often it wants to be begun again itself."""
 
     def classes(self) -> tuple[Any, ...]:
         """Return the classes that items and results may have beyond the common ones."""
@@ -51,7 +56,43 @@ class Work(Protocol):
         ...
 
 
-def make_work(session: Session, what: Any, timeout_seconds: float | None) -> Work:
+class Functions:
+    """The plain functions that one pool was given; those that are the same use the same interpreters."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._known: OrderedDict[tuple[object, ...], RemoteFunction[..., Any]] = OrderedDict()
+
+    def remote(self, function: Callable[..., Any], timeout_seconds: float | None) -> RemoteFunction[..., Any]:
+        """Return the remote function for what would be shipped now; an earlier one if that is the same.
+
+        It is compared by what is shipped and not by identity, so that a function whose globals have changed is another
+        one, and a lambda that is made anew is not.
+
+        Raises:
+            FunctionSerializationError: It cannot be shipped.
+        """
+        check_function(function)
+        shipped = collect(function)
+        found = self._known.get(_key(function, shipped.document, shipped.classes, timeout_seconds))
+        if found is None:
+            found = self._session.function(timeout_seconds=timeout_seconds)(function)
+        document, carrier = found._shipped()  # noqa: SLF001 - it is fixed now
+        key = _key(function, document, carrier.classes, timeout_seconds)
+        self._known[key] = found
+        self._known.move_to_end(key)
+        if len(self._known) > INTERPRETERS_KEPT:
+            self._known.popitem(last=False)
+        return found
+
+
+def _key(function: Any, document: bytes, classes: Sequence[Any], timeout_seconds: float | None) -> tuple[object, ...]:
+    names = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    kinds = tuple(id(cls) for cls in classes if isinstance(cls, type))  # functions are made anew, with the same code
+    return document, kinds, timeout_seconds, *names
+
+
+def make_work(functions: Functions, what: Any, timeout_seconds: float | None) -> Work:
     """Tell commands and functions apart.
 
     Raises:
@@ -66,7 +107,7 @@ def make_work(session: Session, what: Any, timeout_seconds: float | None) -> Wor
             raise ValueError("timeout_seconds of a remote function is given where it is decorated")
         return FunctionWork(what)
     if callable(what):
-        return FunctionWork(session.function(timeout_seconds=timeout_seconds)(what))
+        return FunctionWork(functions.remote(what, timeout_seconds))
     if isinstance(what, str):
         validation.command("fn_or_command", what)
     if not isinstance(what, (list, tuple)):
@@ -81,6 +122,7 @@ class CommandWork:
         self._words = words
         self._timeout = timeout_seconds
         self.name = words[0]
+        self.retries = 0
         if not any(_field(word) is not None for word in words):
             raise ValueError(f"no word of fn_or_command {list(words)!r} stands for the item\nhint: {FIELD_HINT}")
 
@@ -133,6 +175,7 @@ class FunctionWork:
     def __init__(self, function: RemoteFunction[..., Any]) -> None:
         self._function = function
         self.name: str = function._name  # noqa: SLF001 - pools call functions in sandboxes of their own
+        self.retries: int = getattr(function._calls, "retries", 0)  # noqa: SLF001 - likewise
 
     def classes(self) -> tuple[Any, ...]:
         """Return those that travel with the function."""
