@@ -167,7 +167,7 @@ async def test_a_stream_that_is_full_may_be_left(real: aio.Session) -> None:
         while True:
             yield b"x" * 3_000_000
 
-    seen = set()
+    seen: set[str] = set()
     for _ in range(2):
         stream: Any = much.stream()
         assert len(await anext(stream)) == 3_000_000
