@@ -184,6 +184,7 @@ class RemoteFunction(Generic[P, R]):
 
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
+            RuntimeError: The input raised `CancelledError` though nobody cancelled the iteration.
             BaseException: What the call of an item raised, in its place, or the input, behind the results of the items
                 before; what is in flight is cancelled.
         """
