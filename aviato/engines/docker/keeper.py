@@ -40,24 +40,25 @@ main_over() {{
  trap '' TERM USR1
  trap - CHLD
  _ended=$_main _main=
- wait "$_ended" 2>/dev/null
+ reap "$_ended"
+ finish 1
+}}
+reap() {{
+ wait "$1" 2>/dev/null
  _code=$?
- if [ "$_code" = 145 ]; then
-  wait "$_ended" 2>/dev/null
+ for _n in 1 2 3 4 5 6 7 8; do
+  [ "$_code" = 145 ] || break
+  wait "$1" 2>/dev/null
   _turn=$?
   [ "$_turn" = 127 ] || _code=$_turn
- fi
- finish 1
+ done
 }}
 finish() {{
  trap '' TERM USR1
  trap - CHLD
  [ "$_reason" -gt 0 ] || _reason=$1
  kill -KILL -1 2>/dev/null
- if [ "$_main" ]; then
-  wait "$_main" 2>/dev/null
-  _code=$?
- fi
+ [ -z "$_main" ] || reap "$_main"
  echo "$_token $_reason $_code" >&3
  [ "$_code" -ge 0 ] || _code=0
  exec "$0" -c "exit $_code" 3>&-
@@ -143,7 +144,7 @@ done
 """Where the shell's `read` has no time limit, a child of it wakes it up from time to time, and it ends with that.
 
 A trap may run between any two commands, and what it interrupts is not to be believed: `read` is tried again, and who
-waits for the main command lets no trap do so too. That wait itself may be told of SIGCHLD (145), and is repeated then;
+waits for the main command lets no trap do so too. That wait itself may be told of SIGCHLD (145), more than once, and is repeated then;
 a shell that has forgotten the command by now says 127.
 The last words have a descriptor of their own: a trap runs in the middle of whatever is redirected at that moment.
 `$0` is the shell, which becomes another one to exit: one that exits in a trap gives another code, if it is bash."""
