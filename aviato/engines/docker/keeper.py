@@ -144,8 +144,8 @@ done
 """Where the shell's `read` has no time limit, a child of it wakes it up from time to time, and it ends with that.
 
 A trap may run between any two commands, and what it interrupts is not to be believed: `read` is tried again, and who
-waits for the main command lets no trap do so too. That wait itself may be told of SIGCHLD (145), more than once, and is repeated then;
-a shell that has forgotten the command by now says 127.
+waits for the main command lets no trap do so too. That wait itself may be told of SIGCHLD (145), more than once, and is
+repeated then; a shell that has forgotten the command by now says 127.
 The last words have a descriptor of their own: a trap runs in the middle of whatever is redirected at that moment.
 `$0` is the shell, which becomes another one to exit: one that exits in a trap gives another code, if it is bash."""
 
