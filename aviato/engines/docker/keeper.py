@@ -147,7 +147,7 @@ A trap may run between any two commands, and what it interrupts is not to be bel
 waits for the main command lets no trap do so too. That wait itself may be told of SIGCHLD (145), more than once, and is
 repeated then; a shell that has forgotten the command by now says 127.
 The last words have a descriptor of their own: a trap runs in the middle of whatever is redirected at that moment.
-A bash that is called sh may lose a command's code when its wait is told of SIGCHLD, so there it looks by itself instead.
+A bash that is called sh may lose a command's code when its wait is told of SIGCHLD, so there it looks by itself.
 `$0` is the shell, which becomes another one to exit: one that exits in a trap gives another code, if it is bash."""
 
 
