@@ -389,9 +389,6 @@ async def test_it_is_paused(sandbox: aio.Sandbox) -> None:
     assert (await process).stdout == "later\n"
 
 
-@pytest.mark.xfail(
-    strict=False, reason="dash, sent thousands of signals by its own user, once in some runs takes its time for over"
-)
 async def test_signals_do_not_deceive_its_clock(sandbox: aio.Sandbox) -> None:
     """Whatever comes in the middle of its looking at the time, the shell goes on, and reaps what others leave."""
     storm = "i=0; while [ $i -lt 300 ]; do (sleep 0.01 &); kill -USR1 1; kill -CHLD 1; i=$((i + 1)); done"

@@ -35,6 +35,13 @@ gone() {{
  case ${{_s##*) }} in [ZX]*) return 0 ;; esac
  return 1
 }}
+child_ended() {{
+ trap - CHLD
+ trap '' USR1
+ main_over
+ trap : USR1
+ trap child_ended CHLD
+}}
 main_over() {{
  [ "$_main" ] && gone "$_main" || return 0
  trap '' TERM USR1
@@ -70,10 +77,10 @@ alone() {{
  done
 }}
 stop() {{
- [ "$_reason" = 0 ] || finish 2
- _reason=$1
  trap '' USR1
  trap - CHLD
+ [ "$_reason" = 0 ] || finish 2
+ _reason=$1
  trap 'finish 2' TERM
  [ -z "$_tick" ] || kill -KILL "$_tick" 2>/dev/null
  kill -TERM -1 2>/dev/null
@@ -117,8 +124,8 @@ command -v sleep >/dev/null || {{
 _now
 _end=$((_now + _life)) _rest=$((_now + _idle)) _lone=$((_now + _orphan))
 trap 'stop 2' TERM
-if [ "${{BASH_VERSION:-}}" ]; then _pace=0.3; else trap main_over CHLD; fi
-trap limits USR1
+if [ "${{BASH_VERSION:-}}" ]; then _pace=0.3; else trap child_ended CHLD; fi
+trap : USR1
 if [ $# -gt 0 ]; then
  "$@" </dev/null 3>&- &
  _main=$!
@@ -136,7 +143,7 @@ while :; do
  if [ "$_tick" ]; then read -r _line; else read -r -t "$_pace" _line; fi
  if [ $? = 0 ]; then heard "$_line"; else
   _now
-  [ "$_now" -gt "$((_began + 5))" ] || sleep 1
+  [ "$_now" -gt "$((_began + 5))" ] || sleep 0.1 2>/dev/null || sleep 1
  fi
  limits
 done
@@ -146,6 +153,9 @@ done
 A trap may run between any two commands, and what it interrupts is not to be believed: `read` is tried again, and who
 waits for the main command lets no trap do so too. That wait itself may be told of SIGCHLD (145), more than once, and is
 repeated then; a shell that has forgotten the command by now says 127.
+Of a trap that interrupts another one, dash and BusyBox leave behind not the status of the command it came after but the
+one from before the outer trap. So a trap that looks at a status first sees to it that none can follow, and SIGUSR1 does
+nothing but end a `read`. One that ends at once, at signals without end or at the end of its input, is slowed down.
 The last words have a descriptor of their own: a trap runs in the middle of whatever is redirected at that moment.
 A bash that is called sh may lose a command's code when its wait is told of SIGCHLD, so there it looks by itself.
 `$0` is the shell, which becomes another one to exit: one that exits in a trap gives another code, if it is bash."""
