@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 
 from aviato.aio.shipping import inside
 from aviato.aio.shipping.inside import messages
-from aviato.aio.shipping.inside.carried import HEADER, MAGIC, BadValue, NotCarried, NotHere, pack, unpack
+from aviato.aio.shipping.inside.carried import BadValue, NotCarried, NotHere, pack, unpack
+from aviato.aio.shipping.inside.gathered import HEADER, MAGIC, Gathered
 from aviato.aio.shipping.inside.makers import MAKERS
 from aviato.aio.shipping.inside.messages import (
     read_call,
@@ -389,7 +390,7 @@ def test_a_blob_is_used_once() -> None:
     """Else a few bytes would become gigabytes."""
     with pytest.raises(BadValue, match="used twice"):
         unpack(tagged([["$bytes", 0], ["$bytes", 0]], b"x"), ())
-    assert unpack(tagged(["$bytes", 0], b"x", b"unused"), ()) == b"x"
+    assert unpack(tagged([["$bytes", 0], "padding"], b"x", b"unused"), ()) == [b"x", "padding"]
 
 
 def test_a_class_that_is_not_there_says_why() -> None:
@@ -410,6 +411,7 @@ def test_a_class_that_is_not_there_says_why() -> None:
         HEADER.pack(MAGIC, 0, 0, 2) + b"1",
         HEADER.pack(MAGIC, 0, 0, 1) + b"12",
         HEADER.pack(MAGIC, 1, 2**61, 1) + b"1",
+        HEADER.pack(MAGIC, 1, 1000, 100) + bytes(8000) + b"1" * 100,
         HEADER.pack(MAGIC, 1, 2**64 - 1, 2**64 - 1) + b"1",
         HEADER.pack(MAGIC, 1, 1, 1) + struct.pack("<Q", 2**64 - 1) + b"1",
         HEADER.pack(MAGIC, 0, 0, 3) + b"NaN",
@@ -421,9 +423,24 @@ def test_a_class_that_is_not_there_says_why() -> None:
     ],
 )
 def test_bytes_that_are_no_value(data: bytes) -> None:
-    """Lengths that lie, other text and endless nesting are one error."""
-    with pytest.raises(BadValue):
+    """Lengths that lie, other text and endless nesting are one error, however they come in."""
+    with pytest.raises(BadValue) as whole:
         unpack(data, ())
+    with pytest.raises(BadValue) as parts:
+        unpack(gathered(data, [3, 50]), ())
+    assert len(parts.value.args[0]) < 600
+    assert type(whole.value) is type(parts.value)
+
+
+def gathered(data: bytes, cuts: list[int]) -> Gathered:
+    """Return what comes in pieces that end at some places."""
+    made = Gathered(len(data))
+    at = 0
+    for cut in [*sorted(cut for cut in cuts if cut < len(data)), len(data)]:
+        made.add(memoryview(data)[at:cut])
+        at = cut
+    assert (made.missing, bytes(made), len(made)) == (0, data, len(data))
+    return made
 
 
 LEAVES = (
@@ -466,6 +483,38 @@ TREES = st.recursive(
 def test_any_value_comes_back(value: Any) -> None:
     """Whatever is made of the kinds that travel."""
     assert same(there_and_back(value), value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TREES, st.lists(st.integers(0, 2000), max_size=8))
+def test_any_value_comes_back_in_pieces(value: Any, cuts: list[int]) -> None:
+    """Cut anywhere, also where the parts of a value end."""
+    data = b"".join(pack(value, "", CLASSES))
+    assert same(unpack(gathered(data, cuts), CLASSES), value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TREES, st.data())
+def test_a_spoilt_value_in_pieces_is_what_it_is_in_one(value: Any, draw: st.DataObject) -> None:
+    """Both readings agree about any bytes: on the value, or on the error."""
+    data = bytearray(b"".join(pack(value, "", CLASSES)))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        data[draw.draw(st.integers(0, min(len(data), 60) - 1))] = draw.draw(st.integers(0, 255))
+    cut = draw.draw(st.integers(0, len(data)))
+    told: list[Any] = []
+    for form in (bytes(data), gathered(bytes(data), [cut])):
+        try:
+            told.append(unpack(form, CLASSES))
+        except (BadValue, NotHere) as error:
+            told.append(str(error))
+    assert same(*told)
+
+
+def test_a_blob_that_was_gathered_is_not_copied() -> None:
+    """Its memory becomes the value's: a large result is in memory once."""
+    data = b"".join(pack(bytes(5_000_000), "", ()))
+    made = gathered(data, list(range(0, len(data), 65536)))
+    assert unpack(made, ()) is made.parts[1]
 
 
 @settings(max_examples=300, deadline=None)

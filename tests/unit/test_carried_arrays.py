@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from aviato.aio.shipping.inside.carried import HEADER, MAGIC, BadValue, NotCarried, pack, unpack
+from aviato.aio.shipping.inside.carried import BadValue, NotCarried, pack, unpack
+from aviato.aio.shipping.inside.gathered import HEADER, MAGIC
 
 
 def joined(value: Any) -> bytes:

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aviato.agent.frames import ExitStatus, Which
+from aviato.aio.shipping.inside.carried import pack
 from aviato.aio.shipping.inside.runner import BEGUN, ITEM, MARK, READY, VALUE
-from aviato.aio.shipping.interpreter import ANSWER_LIMIT, Answer, Interpreter
+from aviato.aio.shipping.interpreter import ANSWER_LIMIT, Answer, Interpreter, Message
 from aviato.exceptions import AgentProtocolError, EngineConnectionError
 
 TOKEN = b"0123456789abcdef"
@@ -83,7 +84,7 @@ async def test_any_cut_gives_the_same(
 ) -> None:
     """Printed bytes, items and the answer are exact however they arrive, in whatever order of the streams."""
     made, remote = make()
-    items: list[bytes | memoryview] = []
+    items: list[Message] = []
     heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
     def hear(name: str, piece: bytes) -> None:
@@ -202,10 +203,14 @@ async def test_untaken_items_stop_the_flow() -> None:
 
 
 async def test_a_large_answer_in_pieces() -> None:
-    """What does not fit a piece is exact too."""
+    """What does not fit a piece is exact too, whether it is a value or not."""
     made, _ = make()
+    await _large_answer(made, bytes(range(256)) * 20_000)
+    await _large_answer(made, b"".join(pack([bytes(5_000_000), b"", 1, b"end"], "", ())))
+
+
+async def _large_answer(made: Interpreter, value: bytes) -> None:
     future = made.call([b""])
-    value = bytes(range(256)) * 20_000
     out = frame(VALUE, value) + b"after"
     for start in range(0, len(out), 70_001):
         made.process_output(Which.STDOUT, out[start : start + 70_001])

@@ -28,7 +28,7 @@ from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.collect import check_function, collect
 from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
 from aviato.aio.shipping.inside.runner import ERROR, MARK, NOT_CARRIED, VALUE
-from aviato.aio.shipping.program import COMMAND, message, program
+from aviato.aio.shipping.program import BOOT, COMMAND, message, program
 from aviato.exceptions import FunctionSerializationError
 
 if TYPE_CHECKING:
@@ -319,6 +319,19 @@ def run(
             outcome = {"not_carried": frame[9:end].decode()}
     assert outcome is None or MARK + token in done.stderr
     return outcome, Done(done.returncode, printed, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "def no(): raise OSError(11, 'no processes left')\nos.fork = no\n", "del os.fork\n"]
+)
+def test_the_program_is_compiled_without_a_fork_too(broken: str) -> None:
+    """A fork does it where it can, and no descriptor is left of it."""
+    text = b"import os; print(sorted(int(name) for name in os.listdir('/proc/self/fd'))); print(__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os\n{broken}{BOOT}"], input=message(text), capture_output=True, check=True
+    )
+    assert done.stdout == b"[0, 1, 2, 3]\n__main__\n"
+    assert done.stderr == b""
 
 
 def keeps(value: Any, point: Point, pair: Pair, colour: Colour) -> Any:

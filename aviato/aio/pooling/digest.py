@@ -8,7 +8,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from aviato.aio.shipping.inside.carried import HEADER, NotCarried, pack
+from aviato.aio.shipping.inside.carried import NotCarried, pack
+from aviato.aio.shipping.inside.gathered import HEADER
 from aviato.exceptions import FunctionSerializationError
 
 _SETS = {"$set", "$frozenset"}

@@ -16,7 +16,7 @@ from aviato.aio._completion import check_loop
 from aviato.aio._keeper import Keeper, Kept
 from aviato.aio.shipping import outcomes
 from aviato.aio.shipping.inside.runner import ITEM, TOKEN_BYTES
-from aviato.aio.shipping.interpreter import Answer, Interpreter, OnItem
+from aviato.aio.shipping.interpreter import Answer, Interpreter, Message, OnItem
 from aviato.aio.shipping.program import message, program
 from aviato.exceptions import AviatoError, SandboxExecutionError, SandboxNotRunningError, SandboxTimeoutError
 from aviato.models import ExitReason
@@ -107,11 +107,11 @@ class Calls:
         Leaving the iteration early kills the call. Errors as `RemoteFunction.stream`.
         """
         carrier, pieces = self._packed(args, kwargs)
-        items: deque[bytes | memoryview] = deque()
+        items: deque[Message] = deque()
         news = asyncio.Event()
         serving: list[Interpreter] = []
 
-        def take(item: bytes | memoryview) -> None:
+        def take(item: Message) -> None:
             items.append(item)
             news.set()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from aviato.aio.shipping.annotations import hints, item_type, result_type, unresolved
 from aviato.aio.shipping.inside.carried import BadValue, NotCarried, NotHere
+from aviato.aio.shipping.inside.gathered import Gathered
 from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
 from aviato.exceptions import FunctionSerializationError
 from aviato.models import Serialization
@@ -80,7 +81,7 @@ class Carrier:
             hint = _HINT + self._left_out + ("" if self._pickles else _PICKLE_HINT)
             raise FunctionSerializationError(f"a call of {self._name}: {error}", hint=hint) from error
 
-    def unpack_result(self, message: bytes | bytearray | memoryview) -> Any:
+    def unpack_result(self, message: bytes | Gathered) -> Any:
         """Return the result of a call, as the function's annotation says it.
 
         Raises:
@@ -88,7 +89,7 @@ class Carrier:
         """
         return self._value(message, self._result, "result")
 
-    def unpack_item(self, message: bytes | bytearray | memoryview) -> Any:
+    def unpack_item(self, message: bytes | Gathered) -> Any:
         """Return an item of a generator, as the function's annotation says it.
 
         Raises:
@@ -96,7 +97,7 @@ class Carrier:
         """
         return self._value(message, self._item, "item")
 
-    def _value(self, message: bytes | bytearray | memoryview, kind: Any, path: str) -> Any:
+    def _value(self, message: bytes | Gathered, kind: Any, path: str) -> Any:
         try:
             value = read_result(message, self.classes, self._trusts)
         except NotHere as error:

@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 from aviato.agent.frames import DATA_CHUNK, Which
+from aviato.aio.shipping.inside.gathered import LARGE_BYTES, Gathered
 from aviato.aio.shipping.inside.runner import (
     BEGUN,
     ERROR,
     ITEM,
-    LARGE_BYTES,
     MARK,
     NOT_CARRIED,
     ONCE,
     READY,
     TOKEN_BYTES,
     VALUE,
-    room,
 )
 from aviato.aio.shipping.program import COMMAND
 from aviato.exceptions import AgentProtocolError, AviatoError, EngineConnectionError, OutputLostError
@@ -62,7 +61,9 @@ _HEAD_BYTES = _KIND_AT + 1 + 8
 _STDOUT = Which.STDOUT
 
 OnOutput = Callable[[str, bytes], object]
-OnItem = Callable[[bytes | memoryview], object]
+Message = bytes | Gathered
+"""What a frame holds; a large value in parts."""
+OnItem = Callable[[Message], object]
 
 
 @attrs.frozen
@@ -77,7 +78,7 @@ class Answer:
     """
 
     kind: bytes
-    payload: bytes | memoryview
+    payload: Message
     printed: ProcessResult
     begun: bool = True
 
@@ -118,7 +119,7 @@ class Interpreter:
         self._head = MARK + token
         self._to_send: deque[memoryview] = deque()
         self._frame: list[bytes] | None = None  # the pieces that have come of one
-        self._room: memoryview | None = None  # where they are put instead when it is a large one
+        self._large: Gathered | None = None  # where they are put instead when it is a large value
         self._missing = 0
         self._kind = b""
         self._read = {Which.STDOUT: 0, Which.STDERR: 0}
@@ -145,11 +146,11 @@ class Interpreter:
     def _begin(self, on_output: OnOutput | None, on_item: OnItem | None) -> None:
         self._on_output, self._on_item = on_output, on_item
         self._held = self._held_errors = b""  # of the outputs: what may be the beginning of a frame or of the mark
-        self._frame = self._room = None
+        self._frame = self._large = None
         self._begun = False
         self._printed = {Which.STDOUT: _Output(), Which.STDERR: _Output()}
         self._marked = False  # what came on standard error is complete
-        self._last: tuple[bytes, bytes | memoryview] | None = None
+        self._last: tuple[bytes, Message] | None = None
         self._untaken = 0
         self._began = time.monotonic()
 
@@ -268,11 +269,10 @@ class Interpreter:
         while view:
             if self._frame is not None:
                 part = view[: self._missing]
-                if self._room is None:
+                if self._large is None:
                     self._frame.append(data if len(part) == len(data) else part.tobytes())
-                else:
-                    at = len(self._room) - self._missing
-                    self._room[at : at + len(part)] = part
+                elif not self._gather(self._large, part):
+                    return
                 self._missing -= len(part)
                 view = view[len(part) :]
                 if not self._missing:
@@ -302,20 +302,25 @@ class Interpreter:
             what = "an answer of an unknown kind" if most < 0 else f"{self._missing} bytes where {most} are taken"
             self._refuse(f"it gave {what}")
             return False
-        if self._missing >= LARGE_BYTES:
-            try:
-                self._room = memoryview(room(self._missing))
-            except (OSError, MemoryError):
-                self._refuse(f"there is no room for its answer of {self._missing} bytes")
-                return False
+        if self._missing >= LARGE_BYTES and self._kind in {VALUE, ITEM}:
+            self._large = Gathered(self._missing)
         self._frame = []
         if not self._missing:
             self._end_frame()
         return True
 
+    def _gather(self, large: Gathered, part: memoryview) -> bool:
+        """Take a part of a large value; false when it has no room."""
+        try:
+            large.add(part)
+        except MemoryError:
+            self._refuse(f"there is no room for its answer of {len(large)} bytes")
+            return False
+        return True
+
     def _end_frame(self) -> None:
-        frame = b"".join(self._frame or ()) if self._room is None else self._room
-        self._frame = self._room = None
+        frame = b"".join(self._frame or ()) if self._large is None else self._large
+        self._frame = self._large = None
         if self._kind == READY:
             if not self._ready.done():
                 self._once = frame == ONCE
@@ -355,7 +360,7 @@ class Interpreter:
 
     def _refuse(self, why: str) -> None:
         """End what cannot be believed."""
-        self._frame = self._room = None
+        self._frame = self._large = None
         self._missing = 0
         self._fail(AgentProtocolError(f"the interpreter of {self._label} cannot be believed: {why}"))
         self._remote.signal(signal.SIGKILL, tree=True)

@@ -13,7 +13,7 @@ from aviato.exceptions import CapabilityError, FunctionSerializationError, Sandb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aviato.aio.shipping.interpreter import Answer
+    from aviato.aio.shipping.interpreter import Answer, Message
     from aviato.models import ProcessResult
 
 _NOT_FOUND = 127
@@ -23,9 +23,7 @@ _HINTS = {
 }
 
 
-def result_of(
-    answer: Answer, unpack: Callable[[bytes | memoryview], Any], name: str, values_hint: str, sandbox_id: str
-) -> Any:
+def result_of(answer: Answer, unpack: Callable[[Message], Any], name: str, values_hint: str, sandbox_id: str) -> Any:
     """Return the result; all that the answer says is the word of an untrusted program.
 
     Raises:
@@ -38,7 +36,7 @@ def result_of(
             unpack, answer.payload, lambda: printed, name=name, values_hint=values_hint, sandbox_id=sandbox_id
         )
     if answer.kind == NOT_CARRIED:
-        reason = bytes(answer.payload[:65536]).decode("utf-8", "replace")
+        reason = bytes(answer.payload)[:65536].decode("utf-8", "replace")
         refused = FunctionSerializationError(f"{name}: {reason}", hint=values_hint)
         refused.exec_result = answer.printed
         raise refused
@@ -48,8 +46,8 @@ def result_of(
 
 
 def believed(
-    unpack: Callable[[bytes | memoryview], Any],
-    payload: bytes | memoryview,
+    unpack: Callable[[Message], Any],
+    payload: Message,
     printed: Callable[[], ProcessResult],
     *,
     name: str,

@@ -11,6 +11,7 @@ from aviato.aio.shipping.inside.runner import OWN_FILE
 
 _MODULES = (
     "refused",
+    "gathered",
     "arrays",
     "frames",
     "kinds",
@@ -33,9 +34,31 @@ def _take(n):
         if not c:os._exit(0)
         b+=c
     return b
-exec(compile(_take(int.from_bytes(_take(8),'big')),{OWN_FILE!r},'exec'))
+def _compiled(text):
+    return compile(text,{OWN_FILE!r},'exec')
+def _code(text):
+    if not hasattr(os,'fork'):return _compiled(text)
+    import marshal
+    r,w=os.pipe()
+    with open(r,'rb')as f:
+        with open(w,'wb')as g:
+            try:p=os.fork()
+            except OSError:return _compiled(text)
+            if not p:
+                try:
+                    g.write(marshal.dumps(_compiled(text)))
+                    g.flush()
+                finally:os._exit(0)
+        b=f.read()
+    os.waitpid(p,0)
+    try:return marshal.loads(b)
+    except(EOFError,ValueError,TypeError):return _compiled(text)
+exec(_code(_take(int.from_bytes(_take(8),'big'))))
 """
-"""Reads exactly the program from the input, so that what follows is left for it."""
+"""Reads exactly the program from the input, so that what follows is left for it.
+
+A fork compiles it: what that takes, some 4 MiB, would have to be handed on to each fork that serves a call.
+"""
 COMMAND = ("python3", "-X", "utf8", "-c", BOOT)
 
 

@@ -52,7 +52,7 @@ def npy_array(unpacking: Any, item: list[Any]) -> Any:
         import numpy
     except ImportError as error:
         raise NotHere("a numpy array needs numpy: %s" % error) from error
-    data = unpacking.blob(item[1])
+    data = memoryview(unpacking.blob(item[1]))
     head = io.BytesIO(data[:12000])
     if numpy.lib.format.read_magic(head) != (2, 0):
         raise BadValue("an array in another version of the npy format")

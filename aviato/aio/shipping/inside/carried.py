@@ -1,12 +1,6 @@
 """What values travel between client and sandbox, and their form; both sides use this module. Python 3.8 and later.
 
-A packed value is a header, the lengths of its blobs, a JSON document in ASCII, and the blobs::
-
-    4 bytes  b"AVV1"
-    4 bytes  1 when the document has tags, else 0       (all numbers are little endian)
-    8 bytes  number of blobs
-    8 bytes  length of the document
-    8 bytes  length of each blob
+A packed value is a header, the lengths of its blobs, a JSON document in ASCII, and the blobs; see `gathered`.
 
 A document without tags is the value. In one with tags a list that begins with a text that begins with `$` stands for
 a value of another kind, `["$tuple", 1, 2]`; a list which happens to begin so is written `["$list", ...]`. Every level
@@ -22,6 +16,7 @@ import json
 import math
 import struct
 
+from aviato.aio.shipping.inside.gathered import HEADER, MAGIC, Gathered, read_header
 from aviato.aio.shipping.inside.kinds import LARGE_BITS, LONG_TEXT, PACKERS, find_packer, step_of
 from aviato.aio.shipping.inside.makers import MAKERS
 from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere, said
@@ -32,12 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BadValue", "NotCarried", "NotHere", "pack", "unpack"]
 
-MAGIC = b"AVV1"
-HEADER = struct.Struct("<4sIQQ")
 DEPTH_LIMIT = 500
 LARGE_INT = 1 << LARGE_BITS
 
 _ENCODER = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":"))
+
+
+def no_constant(name: str) -> Any:
+    """Refuse NaN and Infinity, which have a tag."""
+    raise BadValue("%s is not JSON" % name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=no_constant)
 
 
 def is_plain(value: Any) -> bool:
@@ -269,55 +270,50 @@ def too_deep(value: Any) -> bool:
     return True
 
 
-def no_constant(name: str) -> Any:
-    """Refuse NaN and Infinity, which have a tag."""
-    raise BadValue("%s is not JSON" % name)
-
-
 def text_size(head: Any) -> int:
     """Return how many bytes of a value are JSON, which takes far more memory when it is read."""
     return int(HEADER.unpack_from(head)[3])
 
 
 def unpack(data: Any, classes: Any, most: int = 1 << 62) -> Any:
-    """Return the value that `pack` made bytes of; bytes, bytearray or a view of bytes are given.
+    """Return the value that `pack` made bytes of; bytes, bytearray, a view of bytes or all parts of it are given.
 
     Raises:
         BadValue: They are no value, or one of which more than `most` bytes are JSON.
         NotHere: This side lacks a package or class which the value needs.
     """
-    view = memoryview(data)
-    if len(view) < HEADER.size:
-        raise BadValue("it has %d bytes, less than a header" % len(view))
-    magic, tagged, count, length = HEADER.unpack_from(view)
-    if magic != MAGIC or tagged > 1:
-        raise BadValue("it does not begin as a value does")
+    head, blobs = (data.parts[0], data.parts[1:]) if type(data) is Gathered else (data, None)
+    view = memoryview(head)
+    tagged, count, length = read_header(view)
     start = HEADER.size + 8 * count
-    if start + length > len(view):
+    end = start + length
+    if end > len(view):
         raise BadValue("it is cut off")
     if length > most:
         raise BadValue("%d bytes of it are not bytes, text or arrays, and at most %d are taken" % (length, most))
     sizes = struct.unpack_from("<%dQ" % count, view, HEADER.size)
-    if start + length + sum(sizes) != len(view):
-        raise BadValue("it has %d bytes and not %d" % (len(view), start + length + sum(sizes)))
+    if end + sum(sizes) != len(data):
+        raise BadValue("it has %d bytes and not %d" % (len(data), end + sum(sizes)))
     try:
-        text = str(view[start : start + length], "ascii")
-        document = json.loads(text, parse_constant=no_constant)
+        text = str(view[start:end], "ascii")
+        document, read = _DECODER.scan_once(text, 0)
+        if read != length:
+            raise BadValue("something follows its JSON")
         nested = text.count("[") + text.count("{") > DEPTH_LIMIT
         del text
         if not tagged:
             if nested and too_deep(document):
                 raise BadValue("it is nested more than %d deep" % DEPTH_LIMIT)
             return document
-        blobs = []
-        start += length
-        for size in sizes:
-            blobs.append(view[start : start + size])
-            start += size
+        if blobs is None:
+            blobs = []
+            for size in sizes:
+                blobs.append(view[end : end + size])
+                end += size
         return Unpacking(blobs, classes).value(document)
     except BadValue:
         raise
     except RecursionError as error:
         raise BadValue("it is nested too deep") from error
-    except ValueError as error:
+    except (ValueError, StopIteration) as error:
         raise BadValue("it is not JSON in ASCII: %.300s" % error) from error

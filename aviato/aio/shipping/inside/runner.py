@@ -37,24 +37,9 @@ The definitions are made; a call was read; it returned; it yielded; it raised; i
 """
 ONCE = b"once"
 """Says, with `READY`, that the interpreter ends after one call."""
-LARGE_BYTES = 4 * 1024 * 1024
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
 OWN_FILE = "<aviato>"
-
-
-def room(size: int) -> Any:
-    """Return a buffer for a message of so many bytes; a large one takes memory as it is filled, in huge pages."""
-    if size < LARGE_BYTES:
-        return bytearray(size)
-    import mmap
-
-    made = mmap.mmap(-1, size)
-    try:
-        made.madvise(mmap.MADV_HUGEPAGE)
-    except (AttributeError, OSError, ValueError):  # it is as good without, and slower
-        pass
-    return made
 
 
 def write_all(number: int, pieces: list[Any]) -> None:

@@ -25,6 +25,7 @@ import os
 import sys
 
 from aviato.aio.shipping.inside.definitions import Bundle
+from aviato.aio.shipping.inside.gathered import LARGE_BYTES, Gathered
 from aviato.aio.shipping.inside.messages import read_call, write_call, write_result
 from aviato.aio.shipping.inside.refused import BadValue
 from aviato.aio.shipping.inside.runner import (
@@ -40,8 +41,10 @@ from aviato.aio.shipping.inside.runner import (
     describe,
     finish,
     flush,
-    room,
 )
+
+if hasattr(os, "fork"):
+    import fcntl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,17 +52,16 @@ if TYPE_CHECKING:
 
 DONE = b"d"
 FAR = 1000
+READ_BYTES = 256 * 1024
+REHEARSALS = 20
+"""After so many an interpreter has looked up what a call needs and specialized its code, which no fork does again."""
 ASYNCHRONOUS = 0x280
 """Flags of the code of a coroutine and of an asynchronous generator (inspect is slow to import)."""
 
 
 def apart(number: int) -> int:
     """Copy a descriptor to where nobody closes or replaces it by accident."""
-    if not hasattr(os, "fork"):
-        return os.dup(number)
-    import fcntl
-
-    return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, FAR)
+    return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, FAR) if hasattr(os, "fork") else os.dup(number)
 
 
 class Input:
@@ -71,26 +73,36 @@ class Input:
         os.dup2(empty, 0)
         os.close(empty)
 
-    def take(self, size: int) -> Any:
-        """Read so many bytes, no more; at the end of the input the process is over."""
-        found = room(size)
-        view, got = memoryview(found), 0
-        while got < size:
-            if hasattr(os, "readv"):
-                count = os.readv(self.number, [view[got : got + 1048576]])
-            else:
-                piece = os.read(self.number, min(size - got, 65536))
-                count = len(piece)
-                view[got : got + count] = piece
-            if not count:
-                os._exit(0)
-            got += count
-        view.release()
-        return found
+    def read(self, most: int) -> bytes:
+        """Read what is there, no more than `most` bytes; at the end of the input the process is over."""
+        piece = os.read(self.number, min(most, READ_BYTES))
+        if not piece:
+            os._exit(0)
+        return piece
 
-    def message(self) -> Any:
+    def take(self, size: int) -> bytes:
+        """Read so many bytes."""
+        pieces = []
+        while size:
+            piece = self.read(size)
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def message(self) -> bytes:
         """Read one message."""
         return self.take(int.from_bytes(self.take(8), "big"))
+
+    def call(self) -> tuple[bytes, Any]:
+        """Read the message of a call: its token, and what it says."""
+        head = self.take(8 + TOKEN_BYTES)
+        size = int.from_bytes(head[:8], "big") - TOKEN_BYTES
+        if size < LARGE_BYTES:
+            return head[8:], self.take(size)
+        gathered = Gathered(size)
+        while gathered.missing:
+            gathered.add(self.read(gathered.missing))
+        return head[8:], gathered
 
 
 class Work:
@@ -100,11 +112,12 @@ class Work:
         self.teller = teller
         self.source = source
         self.forks = forks
+        self.nothing = b"".join(write_call((), {}, ()))
         self.failure: list[Any] | None = None
         self.function: Any = None
         self.classes: Any = ()
         try:
-            parts = json.loads(bytes(document).decode("ascii"))
+            parts = json.loads(document.decode("ascii"))
             made = Bundle(parts)
             self.function, self.classes = made.value(parts["entry"]), made.classes
             code = getattr(self.function, "__code__", None)
@@ -115,21 +128,20 @@ class Work:
 
     def rehearse(self, nowhere: int) -> None:
         """Go through a call of nothing, so that the fork copies the pages it will touch now, before its turn."""
-        message = b"".join(write_call((), {}, ()))
-        self.run([memoryview(message)], lambda: None, Teller(nowhere, nowhere))
+        self.run([self.nothing], lambda: None, Teller(nowhere, nowhere))
 
     def call(self) -> None:
         """Read one call, run it and tell what came of it."""
-        body = memoryview(self.source.message())
-        self.teller.head = MARK + bytes(body[:TOKEN_BYTES])
+        token, message = self.source.call()
+        self.teller.head = MARK + token
         if self.forks:
             os.close(self.source.number)
             self.teller.frame(BEGUN, [])
         if self.failure is not None:
             self.teller.last(ERROR, self.failure)
         else:
-            held = [body[TOKEN_BYTES:]]
-            del body
+            held = [message]
+            del message
             self.run(held, self.function, self.teller, ends=self.forks)
 
     def run(self, held: list[Any], function: Any, teller: Teller, ends: bool = False) -> None:
@@ -224,6 +236,8 @@ def end_like(status: int) -> NoReturn:
 def serve_by_forks(work: Work) -> NoReturn:
     """Serve each call in a fork, with the next one always made ahead, until the input ends."""
     nowhere = os.open(os.devnull, os.O_RDWR)
+    for _ in range(REHEARSALS):
+        work.rehearse(nowhere)
     gc.collect()
     gc.freeze()
     spare = Fork(work, nowhere)
@@ -239,7 +253,7 @@ def main() -> None:
     source = Input()
     document = source.message()
     teller = Teller(apart(1), apart(2)) if hasattr(os, "fork") else Teller(1, 2)
-    teller.head = MARK + bytes(source.message())
+    teller.head = MARK + source.message()
     fresh = source.message() == b"1"
     sys.argv = [""]
     sys.path[0] = os.getcwd()
