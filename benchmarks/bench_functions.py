@@ -1,7 +1,9 @@
 """What a call of a remote function costs: one on a warm sandbox, many of them by `map`, and large values.
 
 The baseline is `ProcessPoolExecutor`, which keeps processes and forks none for a call; ours forks for each call unless
-`fresh=False`, which is measured beside it. Large values are compared with the same bytes through a pair of plain pipes.
+`fresh=False`, which is measured beside it. What a fork costs is measured as well: the same interpreter, in a sandbox,
+forks processes that end at once, one after another and in as many processes as there are processors; no way to run each
+call in a fork of Python can be faster. Large values are compared with the same bytes through a pair of plain pipes.
 """
 
 from __future__ import annotations
@@ -25,6 +27,27 @@ from aviato.aio.function import RemoteFunction
 
 WIDTH = 8
 LARGE = 100_000_000
+_FORK = """
+import os, sys, time
+count, width = int(sys.argv[1]), int(sys.argv[2])
+began = time.perf_counter()
+def forks():
+    for _ in range(count):
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+if width > 1:
+    for _ in range(width):
+        if not os.fork():
+            forks()
+            os._exit(0)
+    for _ in range(width):
+        os.wait()
+else:
+    forks()
+print((time.perf_counter() - began) / count / width * 1e6)
+"""
 _RELAY = "import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer, 65536)"
 
 
@@ -57,6 +80,7 @@ def measure(options: Options) -> list[Row]:
                     "executor": lambda: [_timed_submit(executor) for _ in range(calls)],
                     "true": lambda: runner.run(_commands(sandbox, calls)),
                     "call": lambda: runner.run(_calls(one, calls)),
+                    "fork": lambda: [runner.run(_forks(sandbox, calls, 1))],
                     "kept": lambda: runner.run(_calls(one_kept, calls)),
                 },
                 max(2, options.count(5)),
@@ -65,6 +89,7 @@ def measure(options: Options) -> list[Row]:
                 {
                     "executor": lambda: [_rate(lambda: sum(1 for _ in executor.map(nothing, range(items))), items)],
                     "map": lambda: [runner.run(_mapped(forks, items))],
+                    "fork": lambda: [1e6 / runner.run(_forks(sandbox, items // 10, os.cpu_count() or 1))],
                     "kept": lambda: [runner.run(_mapped(keeps, items))],
                 },
                 max(2, options.count(3)),
@@ -80,6 +105,7 @@ def measure(options: Options) -> list[Row]:
         Row("call of a no-op function", "us", alone["call"], alone["executor"], base, "<= 5 x", ratio_limit=5),
         Row("the same with fresh=False", "us", alone["kept"], alone["executor"], base, ""),
         Row("the call", "us", alone["call"], alone["true"], "exec of true", "<= 3 x", ratio_limit=3),
+        Row("the call", "us", alone["call"], alone["fork"], "a fork that ends at once", ""),
         Row(
             f"map of {items} no-op items, {WIDTH} sandboxes",
             "/s",
@@ -88,6 +114,14 @@ def measure(options: Options) -> list[Row]:
             base,
             ">= 0.4 x",
             ratio_floor=0.4,
+        ),
+        Row(
+            "the same map",
+            "/s",
+            many["map"],
+            many["fork"],
+            "forks that end at once, one loop a processor",
+            "",
         ),
         Row(
             "the same with fresh=False",
@@ -145,6 +179,11 @@ async def _commands(sandbox: aio.Sandbox, count: int) -> list[float]:
         await sandbox.exec(["true"])
         taken.append((time.perf_counter() - began) * 1e6)
     return taken
+
+
+async def _forks(sandbox: aio.Sandbox, count: int, width: int) -> float:
+    """Return how many microseconds a fork takes that does nothing."""
+    return float((await sandbox.exec(["python3", "-X", "utf8", "-c", _FORK, str(count), str(width)])).stdout)
 
 
 def _rate(work: object, count: int) -> float:

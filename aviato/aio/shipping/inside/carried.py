@@ -41,6 +41,14 @@ def no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(parse_constant=no_constant)
 
 
+def is_scalar(value: Any) -> bool:
+    """Tell whether a value is None, a truth value or a number, as JSON writes it."""
+    kind = type(value)
+    if kind is int:
+        return -LARGE_INT < value < LARGE_INT
+    return value is None or kind is bool or (kind is float and math.isfinite(value))
+
+
 def is_plain(value: Any) -> bool:
     """Tell whether a value is JSON as it stands."""
     stack: list[Any] = []
@@ -176,6 +184,9 @@ def pack(value: Any, path: str, classes: Any) -> list[Any]:
     Raises:
         NotCarried: Some part of it cannot travel; the text begins with the part's path, which begins with `path`.
     """
+    if is_scalar(value):
+        text = b"null" if value is None else repr(value).lower().encode("ascii")
+        return [HEADER.pack(MAGIC, 0, 0, len(text)) + text]
     packing = Packing(path, classes)
     try:
         plain = is_plain(value)

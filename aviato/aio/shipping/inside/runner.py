@@ -14,6 +14,8 @@ standard error, which tells where that ends.
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import json
 import os
 import sys
@@ -91,7 +93,7 @@ class Teller:
     def frame(self, kind: bytes, pieces: list[Any]) -> None:
         """Write one frame after what was printed before."""
         flush()
-        size = sum(memoryview(piece).nbytes for piece in pieces)
+        size = sum(map(len, pieces))
         head = self.head + kind + size.to_bytes(8, "big")
         if size < 65536:
             write_all(self.out, [head + b"".join(pieces)])
@@ -107,7 +109,10 @@ class Teller:
 
 def flush() -> None:
     """Let go of what was printed and still lies in buffers."""
-    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+    streams = [sys.stdout, sys.stderr]
+    if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
+        streams += [sys.__stdout__, sys.__stderr__]
+    for stream in streams:
         try:
             stream.flush()  # type: ignore[union-attr]  # None is an AttributeError, as anything else that has none
         except Exception:
@@ -116,9 +121,6 @@ def flush() -> None:
 
 def finish() -> None:
     """Do what an interpreter does at its end: wait for threads, then run what the call registered for it."""
-    import _thread
-    import atexit
-
     if _thread._count() and "threading" in sys.modules:
         sys.modules["threading"]._shutdown()  # type: ignore[attr-defined]  # what the interpreter calls
     if atexit._ncallbacks():
