@@ -268,7 +268,7 @@ CASES: list[tuple[Callable[..., Any], tuple[Any, ...], Any]] = [
 
 def pythons() -> list[str]:
     """Find interpreters from 3.8 on, of different versions."""
-    names = [f"python3.{minor}" for minor in range(8, 15)]
+    names = [f"python3.{minor}" for minor in range(8, 16)]
     found = [shutil.which(name) for name in names]
     found += [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))]
     versions: dict[tuple[int, ...], str] = {sys.version_info[:2]: sys.executable}
