@@ -52,9 +52,12 @@ MODULES = (
     "payload_process",
     "payload_start",
     "payload_files",
+    "payload_requests",
     "payload_connection",
-    "payload_watchdog",
     "payload_door",
+    "payload_watchdog",
+    "payload_supervisor",
+    "payload_end",
     "payload",
 )
 _PACKAGE = "aviato.agent."

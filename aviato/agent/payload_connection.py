@@ -6,6 +6,7 @@
 import posix
 from _collections import deque
 
+from aviato.agent.payload_requests import dispatch
 from aviato.agent.payload_system import (
     AGAIN,
     Bad,
@@ -84,7 +85,7 @@ class Connection:
                 break
             payload = bytes(buffer[position + 13 : stop])
             position = stop
-            self.agent.dispatch(self, type_, stream, payload)
+            dispatch(self.agent, self, type_, stream, payload)
         if position:
             del buffer[:position]
 
