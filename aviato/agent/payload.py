@@ -19,8 +19,7 @@ Choices that a reader cannot see from one place:
 * A daemon outlives its command, never the sandbox: when the agent ends, everything does.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
+# No types: `typing` is not loaded inside a sandbox, for it costs more memory than all of the agent.
 
 import errno
 import posix

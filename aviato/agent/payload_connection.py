@@ -1,8 +1,5 @@
 """One client's connection inside the sandbox."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import posix
 from _collections import deque
 

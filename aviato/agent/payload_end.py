@@ -1,8 +1,5 @@
 """The end of a sandbox, from inside: SIGTERM, a grace, SIGKILL, and the last words to whoever listens."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import posix
 import select
 

@@ -1,8 +1,5 @@
 """File transfers inside the sandbox."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import errno
 import posix
 

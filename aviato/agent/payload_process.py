@@ -1,8 +1,5 @@
 """Commands inside the sandbox: their output, their input, their end."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import errno
 import posix
 import select

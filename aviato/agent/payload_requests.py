@@ -1,8 +1,5 @@
 """What the frames of a client ask for, inside the sandbox; the numbers are those of `frames`."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import errno
 import posix
 import sys

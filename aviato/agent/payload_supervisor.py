@@ -1,8 +1,5 @@
 """The line between the agent and whoever supervises its sandbox from outside; `bootstrap` has the words."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import posix
 
 from aviato.agent.payload_system import AGAIN, BY_REQUEST, IN, SIGKILL
