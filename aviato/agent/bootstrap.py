@@ -49,6 +49,7 @@ from types import CodeType
 MODULES = (
     "payload_system",
     "payload_launch",
+    "payload_streams",
     "payload_process",
     "payload_start",
     "payload_files",

@@ -5,16 +5,16 @@ import select
 
 from aviato.agent.payload_system import (
     CLOSING,
-    descendants,
     FLUSH_SECONDS,
     IDLE,
     LIFETIME,
-    now,
     ORPHANED,
-    processes,
     S_CLOSING,
     SIGKILL,
     SIGTERM,
+    descendants,
+    now,
+    processes,
 )
 
 

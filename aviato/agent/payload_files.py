@@ -3,6 +3,7 @@
 import errno
 import posix
 
+from aviato.agent.payload_streams import Input
 from aviato.agent.payload_system import (
     ACK,
     ATOMIC,
@@ -18,9 +19,6 @@ from aviato.agent.payload_system import (
     S_U64,
     close,
     strings,
-)
-from aviato.agent.payload_process import (
-    Input,
 )
 
 

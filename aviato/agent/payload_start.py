@@ -5,7 +5,8 @@ import posix
 
 from aviato.agent.payload_system import NOT_STARTED, OUTPUT, START_STDIN, S_START, _STDERR, close, now, strings
 from aviato.agent.payload_launch import spawn
-from aviato.agent.payload_process import Input, Output, Process
+from aviato.agent.payload_process import Process
+from aviato.agent.payload_streams import Input, Output
 
 
 def start(agent, connection, stream, payload):
