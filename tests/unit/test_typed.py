@@ -20,8 +20,9 @@ import pytest
 from aviato.aio.shipping.annotations import classes_of, hints, item_type, result_type
 from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.fitting import MismatchError
-from aviato.aio.shipping.inside.carried import BadValue, NotHere, pack
+from aviato.aio.shipping.inside.carried import pack
 from aviato.aio.shipping.inside.messages import read_call
+from aviato.aio.shipping.inside.refused import BadValue, NotHere
 from aviato.aio.shipping.typed import fit
 from aviato.exceptions import FunctionSerializationError
 from aviato.models import Serialization

@@ -27,7 +27,8 @@ from typing import Any, TypeVar
 import attrs
 
 from aviato.aio.pooling.digest import digest, packed
-from aviato.aio.shipping.inside.carried import BadValue, unpack
+from aviato.aio.shipping.inside.carried import unpack
+from aviato.aio.shipping.inside.refused import BadValue
 from aviato.exceptions import ConfigurationError
 from aviato.models import ExitReason, ProcessResult
 

@@ -16,7 +16,7 @@ import attrs
 from aviato.aio.shipping import values
 from aviato.aio.shipping.annotations import classes_of
 from aviato.aio.shipping.attributes import class_attributes, is_special, refuse_replaced_methods
-from aviato.aio.shipping.decorators import own_decorators
+from aviato.aio.shipping.decorators import skipped_decorators
 from aviato.aio.shipping.names import Names, read_names
 from aviato.aio.shipping.source import (
     Place,
@@ -26,11 +26,11 @@ from aviato.aio.shipping.source import (
     imported_at_the_top,
     refuse,
 )
+from aviato.aio.shipping.values import Reference
 from aviato.exceptions import FunctionSerializationError
 
 _GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
 _SCOPES = frozenset({"<locals>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})  # what a function is made in
-Reference = list[Any]
 
 
 @attrs.frozen
@@ -177,7 +177,7 @@ class _Collector:
         raw: Any = inspect.unwrap(value)
         if isinstance(raw, FunctionType) and not values.is_installed(raw.__module__):
             place = find_function(raw, where)
-            skip = own_decorators(raw, place)
+            skip = skipped_decorators(raw, place)
             kept = len(place.decorators) - skip
             if raw is value and name != raw.__code__.co_name:
                 skip += kept  # the object in hand is what stood below the decorators
