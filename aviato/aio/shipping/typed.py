@@ -105,6 +105,15 @@ def _member(value: Any, kind: Any) -> Any:
         raise wrong(value, kind) from None
 
 
+def _leaf(hook: Hook) -> Hook:
+    """Make the hook of a kind of value serve its subclasses, for which cattrs takes it too: an enum is one first."""
+
+    def fit_leaf(value: Any, kind: Any) -> Any:
+        return _member(value, kind) if isinstance(kind, enum.EnumMeta) else hook(value, kind)
+
+    return fit_leaf
+
+
 def _plain(kind: Any) -> Any:  # noqa: PLR0911 - a table of kinds
     """Return the type under an alias, a mark or a variable; itself when it is none of these."""
     origin = typing.get_origin(kind)
@@ -147,7 +156,7 @@ def _others(kind: Any) -> Hook:
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, structure_fallback_factory=_others)
     for kind, hook in LEAVES.items():
-        converter.register_structure_hook(kind, hook)
+        converter.register_structure_hook(kind, _leaf(hook))
     factories: list[tuple[Callable[[Any], bool], Callable[[Any, cattrs.Converter], Hook]]] = [
         (lambda kind: not _is_marked(kind) and isinstance(kind, type), lambda kind, _: _others(kind)),
         (lambda kind: isinstance(origin_of(kind), type) and has_fields(origin_of(kind)), fit_object),
