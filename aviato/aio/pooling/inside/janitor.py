@@ -69,6 +69,7 @@ def mounts():
 
 
 def described(info):
+    """Return what differs once a file was changed or replaced; of a directory or device, once it was replaced."""
     mode = info.st_mode
     if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
         return (mode, info.st_uid, info.st_gid, info.st_ino, info.st_size, info.st_mtime, info.st_ctime_ns)
@@ -113,6 +114,7 @@ class Janitor:
         self.running = processes()
 
     def shared(self):
+        """Return the tables of System V objects, which outlive those who made them."""
         return [read("/proc/sysvipc/" + name) for name in ("shm", "msg", "sem")]
 
     def programs(self, overlays):
@@ -128,6 +130,7 @@ class Janitor:
                     self.apart[path] = described(info)
 
     def remember(self, root):
+        """Note what lies on a file system, without going into others."""
         stack = [root]
         while stack:
             folder = stack.pop()
