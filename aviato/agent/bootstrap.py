@@ -49,12 +49,16 @@ from types import CodeType
 MODULES = (
     "payload_system",
     "payload_launch",
+    "payload_streams",
     "payload_process",
     "payload_start",
     "payload_files",
+    "payload_requests",
     "payload_connection",
-    "payload_watchdog",
     "payload_door",
+    "payload_watchdog",
+    "payload_supervisor",
+    "payload_end",
     "payload",
 )
 _PACKAGE = "aviato.agent."

@@ -1,11 +1,9 @@
 """One client's connection inside the sandbox."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import posix
 from _collections import deque
 
+from aviato.agent.payload_requests import dispatch
 from aviato.agent.payload_system import (
     AGAIN,
     Bad,
@@ -84,7 +82,7 @@ class Connection:
                 break
             payload = bytes(buffer[position + 13 : stop])
             position = stop
-            self.agent.dispatch(self, type_, stream, payload)
+            dispatch(self.agent, self, type_, stream, payload)
         if position:
             del buffer[:position]
 

@@ -5,9 +5,6 @@ it was given, and hands over its own standard input and output, which from then 
 when its socket is closed.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import _socket
 import sys
 from _operator import _compare_digest

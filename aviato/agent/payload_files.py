@@ -1,11 +1,9 @@
 """File transfers inside the sandbox."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import errno
 import posix
 
+from aviato.agent.payload_streams import Input
 from aviato.agent.payload_system import (
     ACK,
     ATOMIC,
@@ -21,9 +19,6 @@ from aviato.agent.payload_system import (
     S_U64,
     close,
     strings,
-)
-from aviato.agent.payload_process import (
-    Input,
 )
 
 

@@ -1,8 +1,5 @@
 """Starting a command inside the sandbox: users, PATH, and exact reasons when it cannot be started."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import errno
 import posix
 import sys

@@ -1,14 +1,12 @@
 """Starting a client's command, and the main command, inside the sandbox."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import errno
 import posix
 
 from aviato.agent.payload_system import NOT_STARTED, OUTPUT, START_STDIN, S_START, _STDERR, close, now, strings
 from aviato.agent.payload_launch import spawn
-from aviato.agent.payload_process import Input, Output, Process
+from aviato.agent.payload_process import Process
+from aviato.agent.payload_streams import Input, Output
 
 
 def start(agent, connection, stream, payload):

@@ -1,8 +1,5 @@
 """What the agent needs of the system: the wire's numbers, `/proc`, users, starting a process, giving up rights."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-# `typing` is not loaded inside a sandbox: it costs more memory than all of the agent.
-
 import errno
 import posix
 import select

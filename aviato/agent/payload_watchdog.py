@@ -4,7 +4,6 @@ It is the best that can be done without rights, and said so in the sandbox's iso
 may be taken than is allowed. What counts is the resident memory of all processes but the agent; pages that several
 share count for each.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 
 from __future__ import annotations
 

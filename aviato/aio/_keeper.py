@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from aviato.agent.loop_end import loop_ends
 from aviato.aio import _fork
+from aviato.aio.pooling.kept import Kept
+from aviato.aio.pooling.stopping import Stopping
+from aviato.aio.pooling.waiting import Queue
 from aviato.exceptions import (
     AviatoError,
     SandboxError,
@@ -26,51 +29,11 @@ from aviato.exceptions import (
 if TYPE_CHECKING:
     from aviato.aio.sandbox import Sandbox
 
-_STOP_PAUSES = (0.2, 1.0)
-"""Seconds before each further attempt to stop a sandbox whose place is needed."""
+__all__ = ["Keeper", "Kept"]
+
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _log = logging.getLogger("aviato")
-
-
-class _Attached(OrderedDict[object, Any]):
-    """What is attached, in the order in which it was last asked for."""
-
-    def get(self, key: object, default: Any = None) -> Any:
-        """Return what is attached under a key, which is the last one then."""
-        if key not in self:
-            return default
-        self.move_to_end(key)
-        return self[key]
-
-
-class Kept:
-    """A sandbox of a keeper.
-
-    Attributes:
-        sandbox: The sandbox.
-        attached: What its users keep with it, such as a warm interpreter, in the order of the last `get`; emptied when
-            the sandbox goes.
-        spared_pids: Processes of what is attached, as numbered in the sandbox, that a reset leaves alive.
-        spared_paths: Files and directories of what is attached that a reset leaves as they are.
-        uses: How often it was taken.
-    """
-
-    __slots__ = ("__weakref__", "attached", "made_at", "release", "sandbox", "spared_paths", "spared_pids", "uses")
-
-    def __init__(self, sandbox: Sandbox, made_at: float, release: Callable[[], object]) -> None:
-        self.sandbox = sandbox
-        self.release = release
-        self.attached: dict[object, Any] = _Attached()
-        self.spared_pids: set[int] = set()
-        self.spared_paths: set[str] = set()
-        self.uses = 0
-        self.made_at = made_at
-
-    @property
-    def ended(self) -> bool:
-        """True when the engine said that the sandbox no longer runs."""
-        return self.sandbox.status.is_terminal
 
 
 class Keeper:
@@ -131,12 +94,10 @@ class Keeper:
         self._idle: deque[Kept] = deque()
         self._in_use: set[Kept] = set()
         self._resetting: dict[Kept, asyncio.Task[None]] = {}
-        self._stopping: dict[Kept, asyncio.Task[None]] = {}
+        self._stopping = Stopping(label)
         self._starting: set[asyncio.Task[None]] = set()
         self._begun = 0
-        self._waiting: OrderedDict[asyncio.Future[Kept], None] = OrderedDict()
-        self._stuck: dict[Kept, AviatoError] = {}
-        self._left: set[Kept] = set()
+        self._waiting = Queue()
         self._pause = _FIRST_PAUSE
         self._paused: asyncio.TimerHandle | None = None
         self._aging: asyncio.TimerHandle | None = None
@@ -153,7 +114,8 @@ class Keeper:
     @property
     def size(self) -> int:
         """Places taken."""
-        return len(self._idle) + len(self._in_use) + len(self._resetting) + len(self._stopping) + len(self._starting)
+        stopping = len(self._stopping.tasks)
+        return len(self._idle) + len(self._in_use) + len(self._resetting) + stopping + len(self._starting)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -163,7 +125,7 @@ class Keeper:
             "in_use": len(self._in_use),
             "starting": len(self._starting),
             "resetting": len(self._resetting),
-            "stopping": len(self._stopping),
+            "stopping": len(self._stopping.tasks),
             "waiting": len(self._waiting),
         }
 
@@ -230,14 +192,13 @@ class Keeper:
         return None
 
     async def _wait_for_one(self, seconds: float | None) -> Kept:
-        waiter: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        self._waiting[waiter] = None
+        waiter = self._waiting.join()
         self._fill()
         try:
             async with asyncio.timeout(seconds):
                 return await waiter
         except BaseException as error:
-            self._waiting.pop(waiter, None)
+            self._waiting.leave(waiter)
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 kept = waiter.result()  # it came in the moment of the cancellation: the next one gets it
                 self._in_use.discard(kept)
@@ -303,13 +264,12 @@ class Keeper:
         if self._closed or kept.ended or self._worn(kept):
             self._retire(kept)
             return
-        while self._waiting:
-            waiter, _ = self._waiting.popitem(last=False)
-            if not waiter.done():
-                self._in_use.add(kept)
-                waiter.set_result(kept)
-                self._fill()
-                return
+        waiter = self._waiting.next()
+        if waiter is not None:
+            self._in_use.add(kept)
+            waiter.set_result(kept)
+            self._fill()
+            return
         if self.size >= self._most:  # it was made for somebody who let the pool grow
             self._retire(kept, replaced=False)
             return
@@ -322,7 +282,7 @@ class Keeper:
         What runs is stopped by `close`, or at the latest by its session at the end of the process.
         """
         if not self._closed:
-            self._closed = self._abandoned = True
+            self._closed = self._abandoned = self._stopping.hurried = True
             for timer in (self._paused, self._aging):
                 if timer is not None:
                     timer.cancel()
@@ -331,44 +291,18 @@ class Keeper:
         """Stop one that is in no other state, and free its place then; None when the loop ends before that."""
         if replaced and not self._closed:
             self.replaced += 1
-        kept.attached.clear()
-        kept.spared_pids.clear()
-        kept.spared_paths.clear()
+        kept.forget_attached()
         if not self._closed and loop_ends():
             self._abandon()
         if self._abandoned:
-            self._left.add(kept)
-            kept.release()
+            self._stopping.leave(kept)
             return None
-        task = asyncio.get_running_loop().create_task(self._end(kept), name="aviato-retire")
-        self._stopping[kept] = task
-        task.add_done_callback(lambda task: self._end_over(kept, task))
-        return task
+        return self._stopping.begin(kept, self._stop_over)
 
-    async def _end(self, kept: Kept) -> None:
-        self._stuck.pop(kept, None)
-        for pause in (*_STOP_PAUSES, None):
-            try:
-                await kept.sandbox.stop(graceful_shutdown_seconds=0, missing_ok=True)
-            except AviatoError as error:
-                if pause is None or self._closed:
-                    self._stuck[kept] = error
-                    _log.warning(
-                        "a sandbox of %s could not be stopped; its session tries again: %s", self._label, error
-                    )
-                    return
-                await asyncio.sleep(pause)
-            else:
-                return
-
-    def _end_over(self, kept: Kept, task: asyncio.Task[None]) -> None:
-        """Free the place of one that was stopped; if its task was cancelled, before its first step too, it is left."""
-        if task.cancelled():
-            self._left.add(kept)
+    def _stop_over(self, task: asyncio.Task[None]) -> None:
+        """Use the place of one that was stopped."""
         if _was_cancelled(task):
             self._abandon()
-        del self._stopping[kept]
-        kept.release()
         self._fill()
 
     def _fill(self) -> None:
@@ -449,12 +383,11 @@ class Keeper:
         if self._closed:
             return
         self.failed += 1
-        while self._waiting:
-            waiter, _ = self._waiting.popitem(last=False)
-            if not waiter.done():
-                waiter.set_exception(failure)
-                self._fill()
-                return
+        waiter = self._waiting.next()
+        if waiter is not None:
+            waiter.set_exception(failure)
+            self._fill()
+            return
         _log.warning(
             "a spare sandbox of %s could not start, the next try is in %g s: %s", self._label, self._pause, failure
         )
@@ -501,8 +434,9 @@ class Keeper:
         """
         if _fork.is_stale(self._generation):
             return
-        self._closed, self._abandoned = True, False
-        if self._closing is None or (self._closing.done() and (self._stuck or self._left)):
+        self._closed = self._stopping.hurried = True
+        self._abandoned = False
+        if self._closing is None or (self._closing.done() and (self._stopping.stuck or self._stopping.left)):
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="aviato-close-kept")
         await asyncio.shield(self._closing)
 
@@ -511,26 +445,25 @@ class Keeper:
             if timer is not None:
                 timer.cancel()
         self._paused = self._aging = None
-        while self._waiting:
-            waiter, _ = self._waiting.popitem(last=False)
-            if not waiter.done():
-                waiter.set_exception(SandboxError(f"{self._label} was closed while a sandbox was waited for"))
+        while waiter := self._waiting.next():
+            waiter.set_exception(SandboxError(f"{self._label} was closed while a sandbox was waited for"))
         for task in (*self._starting, *self._resetting.values()):
             task.cancel()
-        for kept in {*self._idle, *self._in_use, *self._stuck, *self._left}:
-            if kept not in self._stopping:
+        stopping = self._stopping
+        for kept in {*self._idle, *self._in_use, *stopping.stuck, *stopping.left}:
+            if kept not in stopping.tasks:
                 self._retire(kept)
         self._idle.clear()
         self._in_use.clear()
-        self._left.clear()
+        stopping.left.clear()
         while tasks := self._tasks():
             await asyncio.wait(tasks)
-        if self._stuck:
-            stuck = [(kept.sandbox.sandbox_id, error) for kept, error in self._stuck.items()]
+        if stopping.stuck:
+            stuck = [(kept.sandbox.sandbox_id, error) for kept, error in stopping.stuck.items()]
             raise summarize_failures("stopped", stuck, len(stuck))
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
-        return [*self._starting, *self._resetting.values(), *self._stopping.values()]
+        return [*self._starting, *self._resetting.values(), *self._stopping.tasks.values()]
 
 
 def _nothing() -> None:

@@ -19,7 +19,7 @@ from aviato.aio.pooling.limiter import Limiter
 from aviato.aio.pooling.pressure import processors
 from aviato.aio.pooling.progress import Progress
 from aviato.aio.pooling.reset import Janitor, end_surplus, surplus
-from aviato.aio.pooling.work import Functions, Work, begun_again, make_work
+from aviato.aio.pooling.work import Functions, Work, make_work, may_begin_again
 from aviato.aio.sandbox import Sandbox
 from aviato.exceptions import AviatoError, SandboxError
 from aviato.models import Limits, PoolStats
@@ -306,7 +306,7 @@ class Pool:
             try:
                 result = await work.run(self._keeper, prepared)
             except Exception as error:
-                if self._keeper.closed or not begun_again(error) or attempt >= retries:
+                if self._keeper.closed or not may_begin_again(error) or attempt >= retries:
                     self._done += 1
                     raise
                 _log.info("an item of %s is begun again: %s", work.name, error)
@@ -368,13 +368,13 @@ class Pool:
 
 async def _opened(path: str, work: Work) -> Journal:
     """Open a journal on a thread; when cancelled meanwhile, it is closed again before that is raised."""
-    from aviato.aio.pooling.journal import Journal, ended  # noqa: PLC0415 - few need it and what it imports
+    from aviato.aio.pooling.journal import Journal, until_done  # noqa: PLC0415 - few need it and what it imports
 
     opening = asyncio.get_running_loop().run_in_executor(
         None, lambda: Journal.open(path, work.identity(), work.name, work.classes())
     )
     try:
-        return await ended(opening)
+        return await until_done(opening)
     except asyncio.CancelledError:
         if not opening.cancelled() and opening.exception() is None:
             await opening.result().close()

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from aviato.aio.shipping import inside
 from aviato.aio.shipping.inside import messages
-from aviato.aio.shipping.inside.carried import BadValue, NotCarried, NotHere, pack, unpack
+from aviato.aio.shipping.inside.carried import pack, unpack
 from aviato.aio.shipping.inside.gathered import HEADER, MAGIC, Gathered
 from aviato.aio.shipping.inside.makers import MAKERS
 from aviato.aio.shipping.inside.messages import (
@@ -38,6 +38,7 @@ from aviato.aio.shipping.inside.messages import (
     write_pickled_call,
     write_result,
 )
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere
 
 
 class Colour(enum.Enum):

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from aviato.aio.shipping.inside.carried import BadValue, NotCarried, pack, unpack
+from aviato.aio.shipping.inside.carried import pack, unpack
 from aviato.aio.shipping.inside.gathered import HEADER, MAGIC
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried
 
 
 def joined(value: Any) -> bytes:

@@ -20,8 +20,9 @@ import pytest
 from aviato.aio.shipping.annotations import classes_of, hints, item_type, result_type
 from aviato.aio.shipping.carrier import Carrier
 from aviato.aio.shipping.fitting import MismatchError
-from aviato.aio.shipping.inside.carried import BadValue, NotHere, pack
+from aviato.aio.shipping.inside.carried import pack
 from aviato.aio.shipping.inside.messages import read_call
+from aviato.aio.shipping.inside.refused import BadValue, NotHere
 from aviato.aio.shipping.typed import fit
 from aviato.exceptions import FunctionSerializationError
 from aviato.models import Serialization
@@ -35,6 +36,18 @@ class Colour(enum.Enum):
     """An enumeration."""
 
     RED = "r"
+
+
+class Level(enum.IntEnum):
+    """An enumeration of numbers."""
+
+    LOW = 1
+
+
+class Mode(enum.StrEnum):
+    """An enumeration of texts."""
+
+    READ = "read"
 
 
 @dataclasses.dataclass
@@ -155,6 +168,12 @@ POINT = Point(1, 2.0)
         (pathlib.Path, "/a", pathlib.Path("/a")),
         (Colour, "r", Colour.RED),
         (Colour, Colour.RED, Colour.RED),
+        (Level, 1, Level.LOW),
+        (Level, Level.LOW, Level.LOW),
+        (list[Level], [1], [Level.LOW]),
+        (Mode, "read", Mode.READ),
+        (Mode | None, "read", Mode.READ),
+        (int, Level.LOW, Level.LOW),
         (Point, {"x": 1, "y": 2}, POINT),
         (Point, Point(1, 2), POINT),
         (list[Point], [{"x": 1}, Point(2)], [Point(1), Point(2)]),
@@ -212,6 +231,8 @@ def test_what_fits_is_not_made_again() -> None:
         (Literal["a"], "b", r"^result: expected Literal\['a'\], got str 'b'"),
         (Literal[1], True, r"^result: expected Literal\[1\], got bool True"),
         (Colour, "x", r"^result: expected Colour, got str 'x'"),
+        (Level, 5, r"^result: expected Level, got int 5"),
+        (Mode, "write", r"^result: expected Mode, got str 'write'"),
         (dt.date, "yesterday", r"^result: expected date, got str"),
         (decimal.Decimal, "x", r"^result: expected Decimal, got str"),
         (decimal.Decimal, 1.5, r"^result: expected Decimal, got float"),

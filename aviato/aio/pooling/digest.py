@@ -8,8 +8,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from aviato.aio.shipping.inside.carried import NotCarried, pack
+from aviato.aio.shipping.inside.carried import pack
 from aviato.aio.shipping.inside.gathered import HEADER
+from aviato.aio.shipping.inside.refused import NotCarried
 from aviato.exceptions import FunctionSerializationError
 
 _SETS = {"$set", "$frozenset"}

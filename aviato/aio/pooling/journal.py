@@ -27,7 +27,8 @@ from typing import Any, TypeVar
 import attrs
 
 from aviato.aio.pooling.digest import digest, packed
-from aviato.aio.shipping.inside.carried import BadValue, unpack
+from aviato.aio.shipping.inside.carried import unpack
+from aviato.aio.shipping.inside.refused import BadValue
 from aviato.exceptions import ConfigurationError
 from aviato.models import ExitReason, ProcessResult
 
@@ -269,7 +270,7 @@ class Journal:
         task, self._syncing = self._syncing, None
         if task is not None:
             task.cancel()  # a thread of it that runs is waited for by the next one
-        await ended(asyncio.get_running_loop().run_in_executor(None, self._close))
+        await until_done(asyncio.get_running_loop().run_in_executor(None, self._close))
         if self._sync_error is not None:
             raise self._not_on_disk()
 
@@ -280,7 +281,7 @@ class Journal:
             self._descriptor = -1
 
 
-async def ended(future: asyncio.Future[_T]) -> _T:
+async def until_done(future: asyncio.Future[_T]) -> _T:
     """Wait until a future is done, also when cancelled, which is raised then, and return its result."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():

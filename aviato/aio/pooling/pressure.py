@@ -13,6 +13,7 @@ STALLED_CPU = 60.0
 STALLED_MEMORY = 10.0
 """Likewise for memory."""
 _PER_SANDBOX = 64 << 20
+"""Bytes of available memory for each that starts."""
 
 _answer: tuple[float, int] = (0.0, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -64,24 +65,24 @@ class Janitor:
             while not text.endswith("\n"):
                 piece = await anext(self._lines, None)
                 if piece is None or len(text) > _ANSWER_BYTES:
-                    await self._ended()
-                text += piece or ""
-        try:
+                    raise await self._its_end()
+                text += piece
+        answer: Any = None
+        with contextlib.suppress(ValueError, RecursionError):  # what runs in the sandbox may have said anything
             answer = json.loads(text)
-        except ValueError as error:
-            raise EngineProtocolError(f"the reset of a sandbox gave no proper answer: {text[:200]!r}") from error
         if not isinstance(answer, dict):
             raise EngineProtocolError(f"the reset of a sandbox gave no proper answer: {text[:200]!r}")
         return answer
 
-    async def _ended(self) -> None:
+    async def _its_end(self) -> CapabilityError | EngineProtocolError:
+        """Wait for the end of the process, and say what it means."""
         result = await self._process.result()
         if result.returncode in _NOT_THERE:
-            raise CapabilityError(
+            return CapabilityError(
                 'reset="clean" needs a python3 (3.8 or later) in the sandbox, and its image has none',
                 hint='Choose another image, or reset="replace" for a fresh sandbox each time.',
             )
-        raise EngineProtocolError(
+        return EngineProtocolError(
             f"what resets a sandbox ended with return code {result.returncode}: {result.stderr.strip()[-300:]}"
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aviato.aio.process import Process
     from aviato.aio.session import Session
 
-FIELD_HINT = 'Write "{}" for the item, "{0}" for the first part of a tuple, "{name}" for a key, as a word of its own.'
+_FIELD_HINT = 'Write "{}" for the item, "{0}" for the first part of a tuple, "{name}" for a key, as a word of its own.'
 
 
 class Work(Protocol):
@@ -109,7 +109,7 @@ def make_work(functions: Functions, what: Any, timeout_seconds: float | None) ->
     if callable(what):
         return FunctionWork(functions.remote(what, timeout_seconds))
     if isinstance(what, str):
-        validation.command("fn_or_command", what)
+        validation.command("fn_or_command", what)  # says how to write it as a list
     if not isinstance(what, (list, tuple)):
         raise TypeError(f"fn_or_command must be a function or a list of words, not {what!r}")
     return CommandWork(validation.command("fn_or_command", what), timeout_seconds)
@@ -124,7 +124,7 @@ class CommandWork:
         self.name = words[0]
         self.retries = 0
         if not any(_field(word) is not None for word in words):
-            raise ValueError(f"no word of fn_or_command {list(words)!r} stands for the item\nhint: {FIELD_HINT}")
+            raise ValueError(f"no word of fn_or_command {list(words)!r} stands for the item\nhint: {_FIELD_HINT}")
 
     def classes(self) -> tuple[Any, ...]:
         """Return none."""
@@ -175,7 +175,7 @@ class FunctionWork:
     def __init__(self, function: RemoteFunction[..., Any]) -> None:
         self._function = function
         self.name: str = function._name  # noqa: SLF001 - pools call functions in sandboxes of their own
-        self.retries: int = getattr(function._calls, "retries", 0)  # noqa: SLF001 - likewise
+        self.retries: int = function._calls.retries  # noqa: SLF001 - likewise
 
     def classes(self) -> tuple[Any, ...]:
         """Return those that travel with the function."""
@@ -195,7 +195,7 @@ class FunctionWork:
         return await self._function._calls.run(prepared, {}, keeper=keeper)  # noqa: SLF001 - likewise
 
 
-def begun_again(error: Exception) -> bool:
+def may_begin_again(error: Exception) -> bool:
     """Tell whether an item may be begun again: its sandbox was lost or had ended, which says nothing about it."""
     if isinstance(error, (SandboxNotRunningError, SandboxTerminatedError)):
         return True

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from aviato.aio.shipping.values import is_installed, is_ours
+from aviato.aio.shipping.values import MISSING, content, is_installed, is_ours
 
 _PLAIN = frozenset({"builtins", "typing", "typing_extensions", "collections.abc"})
 _STREAMS = (
@@ -68,8 +68,8 @@ def _around(owner: Any) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     code = getattr(owner, "__code__", None)
     for name, cell in zip(getattr(code, "co_freevars", ()), getattr(owner, "__closure__", None) or (), strict=False):
-        with contextlib.suppress(ValueError):
-            found[name] = cell.cell_contents
+        if (held := content(cell)) is not MISSING:
+            found[name] = held
     return found
 
 

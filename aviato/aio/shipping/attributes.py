@@ -7,12 +7,11 @@ import contextlib
 import enum
 from collections import Counter
 from types import FunctionType
-from typing import Any
 
 from aviato.aio.shipping import values
 from aviato.aio.shipping.source import Place, refuse
+from aviato.aio.shipping.values import Reference
 
-Reference = list[Any]
 _METHODS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

@@ -8,9 +8,9 @@ from types import CodeType
 from typing import Any
 
 from aviato.aio.shipping.annotations import hints, item_type, result_type, unresolved
-from aviato.aio.shipping.inside.carried import BadValue, NotCarried, NotHere
 from aviato.aio.shipping.inside.gathered import Gathered
 from aviato.aio.shipping.inside.messages import read_result, write_call, write_pickled_call
+from aviato.aio.shipping.inside.refused import BadValue, NotCarried, NotHere
 from aviato.exceptions import FunctionSerializationError
 from aviato.models import Serialization
 
@@ -30,10 +30,11 @@ _TRUST_HINT = (
 class Carrier:
     """Makes messages of the arguments of a function, and results of the messages that come back.
 
-    `classes` are those that values may have beyond the common ones.
-
     It knows nothing of how messages travel. A message that it makes has views of the arguments' memory; they must
     not change before it was written.
+
+    Attributes:
+        classes: Those that values may have beyond the common ones.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Carrier:
         """Return the result of a call, as the function's annotation says it.
 
         Raises:
-            BadValue: The message is none, or the result does not fit the annotation. It is a ValueError.
+            BadValue: The message is no result, or it does not fit the annotation. It is a ValueError.
         """
         return self._value(message, self._result, "result")
 
@@ -93,7 +94,7 @@ class Carrier:
         """Return an item of a generator, as the function's annotation says it.
 
         Raises:
-            BadValue: The message is none, or the item does not fit the annotation. It is a ValueError.
+            BadValue: The message is no item, or it does not fit the annotation. It is a ValueError.
         """
         return self._value(message, self._item, "item")
 

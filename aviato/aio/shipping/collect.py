@@ -16,7 +16,7 @@ import attrs
 from aviato.aio.shipping import values
 from aviato.aio.shipping.annotations import classes_of
 from aviato.aio.shipping.attributes import class_attributes, is_special, refuse_replaced_methods
-from aviato.aio.shipping.decorators import own_decorators
+from aviato.aio.shipping.decorators import skipped_decorators
 from aviato.aio.shipping.names import Names, read_names
 from aviato.aio.shipping.source import (
     Place,
@@ -26,11 +26,11 @@ from aviato.aio.shipping.source import (
     imported_at_the_top,
     refuse,
 )
+from aviato.aio.shipping.values import Reference
 from aviato.exceptions import FunctionSerializationError
 
 _GIVEN = frozenset({"__name__", "__file__", "__package__", "__doc__", "__builtins__", "__debug__"})
 _SCOPES = frozenset({"<locals>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})  # what a function is made in
-Reference = list[Any]
 
 
 @attrs.frozen
@@ -82,7 +82,20 @@ def check_function(function: Any) -> None:
 
 
 class _Collector:
-    """One walk over what a function needs."""
+    """One walk over what a function needs.
+
+    Attributes:
+        items: The definitions, each behind those that it needs to be made.
+        known: What is a definition, by id, with its reference; the values are kept so that no id is used twice.
+        imports: Likewise the classes that are imported.
+        spaces: By the id of a dict of globals: that dict, the names that its copy begins with, and its links; a link is
+            whether one can do without the name, and the reference.
+        numbers: By the same id the number of that namespace in the bundle.
+        open: Ids of the containers around what is described now.
+        current: The globals of the definition that is collected now.
+        files: Those with the functions so far; a class is often beside one that uses it.
+        left_out: Why classes of the annotations cannot be shipped.
+    """
 
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []
@@ -91,7 +104,7 @@ class _Collector:
         self.numbers: dict[int, int] = {}
         self.open: set[int] = set()
         self.current: dict[str, Any] = {}
-        self.files: list[str] = []  # of the functions; a class is often beside one that uses it
+        self.files: list[str] = []
         self.left_out: list[str] = []
         self.imports: dict[int, tuple[Any, Reference]] = {}
 
@@ -177,7 +190,7 @@ class _Collector:
         raw: Any = inspect.unwrap(value)
         if isinstance(raw, FunctionType) and not values.is_installed(raw.__module__):
             place = find_function(raw, where)
-            skip = own_decorators(raw, place)
+            skip = skipped_decorators(raw, place)
             kept = len(place.decorators) - skip
             if raw is value and name != raw.__code__.co_name:
                 skip += kept  # the object in hand is what stood below the decorators
@@ -292,7 +305,7 @@ class _Collector:
         place: Place,
         skip: int,
         where: str,
-    ) -> Reference:
+    ) -> None:
         """Collect what a definition reads, then the definition, so that what others need comes first."""
         node = place.node
         own = "__aviato_lambda" if isinstance(node, ast.Lambda) else node.name
@@ -306,9 +319,8 @@ class _Collector:
         for name, cell in cells.items():
             if name == own:
                 continue
-            try:
-                content = cell.cell_contents
-            except ValueError:
+            content = values.content(cell)
+            if content is values.MISSING:
                 closed[name] = ["missing", name]
                 continue
             closed[name] = self.reference(content, f"{where}, closure variable {name!r}", name, place)
@@ -355,7 +367,6 @@ class _Collector:
                 "registered": [],
             }
         )
-        return reference
 
     def submodules(
         self, read: Names, names: dict[str, Any], cells: dict[str, CellType], place: Place

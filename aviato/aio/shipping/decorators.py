@@ -11,7 +11,7 @@ from aviato.aio.shipping import values
 from aviato.aio.shipping.source import Place, enclosing_names
 
 
-def own_decorators(raw: FunctionType, place: Place) -> int:
+def skipped_decorators(raw: FunctionType, place: Place) -> int:
     """Return how many decorators, from the top, do not run there.
 
     They end with the one that made the function remote, or they register it with a function of

@@ -79,7 +79,7 @@ def late(converter: cattrs.Converter, kind: Any) -> Hook:
     return hook
 
 
-def within(error: Exception, step: str) -> NoReturn:
+def raise_within(error: Exception, step: str) -> NoReturn:
     """Raise an error of a part as one of what holds it, with the step to the part.
 
     Raises:
@@ -103,7 +103,7 @@ def each(parts: Iterable[Any], hooks: Iterable[Hook]) -> list[Any]:
         try:
             made.append(hook(part, None))
         except Exception as error:  # noqa: BLE001 - see `fit`
-            within(error, f"[{index}]")
+            raise_within(error, f"[{index}]")
     return made
 
 

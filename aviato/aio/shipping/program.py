@@ -13,7 +13,7 @@ _MODULES = (
     "refused",
     "gathered",
     "arrays",
-    "frames",
+    "dataframes",
     "kinds",
     "makers",
     "carried",

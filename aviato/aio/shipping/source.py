@@ -6,7 +6,7 @@ import ast
 import inspect
 import linecache
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, NoReturn
@@ -113,9 +113,9 @@ def find_function(function: FunctionType, what: str) -> Place:
 def _find_lambda(tree: ast.Module, code: CodeType, what: str) -> ast.Lambda:
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno]
     if len(found) > 1:
-        spans = [(line, column) for line, _, column, _ in code.co_positions() if line and column is not None]
+        starts = [(line, column) for line, _, column, _ in code.co_positions() if line and column is not None]
         ends = [(line, column) for _, line, _, column in code.co_positions() if line and column is not None]
-        inside = [(at, end) for at, end in zip(spans, ends, strict=False) if end > at]
+        inside = [(at, end) for at, end in zip(starts, ends, strict=False) if end > at]
         first, last = min((at for at, _ in inside), default=(0, 0)), max((end for _, end in inside), default=(0, 0))
         found = [
             node
@@ -213,6 +213,14 @@ def imported_at_the_top(place: Place) -> list[str]:
         elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.expr)):
             waiting += ast.iter_child_nodes(node)
     return found
+
+
+def imported_from(place: Place) -> Iterator[tuple[str, ast.alias]]:
+    """Give what the file of a definition imports by `from`, anywhere in it, each with the module that it is from."""
+    for node in ast.walk(_parse("".join(place.lines))):
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            for alias in node.names:
+                yield node.module, alias
 
 
 def _class_in(node: ast.AST, path: list[str]) -> list[ast.ClassDef]:

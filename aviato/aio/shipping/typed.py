@@ -33,7 +33,7 @@ def fit(value: Any, kind: Any, path: str) -> Any:
     token = _tried.set({})
     try:
         return _converter().structure(value, kind)
-    except Exception as error:
+    except Exception as error:  # also what constructors, converters and checks of the user's classes raise
         steps, text = told(error)
         raise MismatchError(path + steps[:_PATH], text) from error
     finally:
@@ -61,7 +61,7 @@ def _union(kind: Any, converter: cattrs.Converter) -> Hook:
         if key not in tried:
             try:
                 tried[key] = True, attempt(value)
-            except Exception as error:  # noqa: BLE001 - see below
+            except Exception as error:  # noqa: BLE001 - see `fit`
                 tried[key] = False, told(error)
         fits, made = tried[key]
         if not fits:
@@ -75,7 +75,7 @@ def _union(kind: Any, converter: cattrs.Converter) -> Hook:
         for hook in (*exact, *others):
             try:
                 return hook(value, None)
-            except Exception as error:  # noqa: BLE001 - the checks of the user's classes may raise anything
+            except Exception as error:  # noqa: BLE001 - see `fit`
                 first = first or error
         if first is not None and exact:
             raise first
@@ -103,6 +103,15 @@ def _member(value: Any, kind: Any) -> Any:
         return kind(value)
     except (ValueError, TypeError):
         raise wrong(value, kind) from None
+
+
+def _leaf(hook: Hook) -> Hook:
+    """Make the hook of a kind of value serve its subclasses, for which cattrs takes it too: an enum is one first."""
+
+    def fit_leaf(value: Any, kind: Any) -> Any:
+        return _member(value, kind) if isinstance(kind, enum.EnumMeta) else hook(value, kind)
+
+    return fit_leaf
 
 
 def _plain(kind: Any) -> Any:  # noqa: PLR0911 - a table of kinds
@@ -147,7 +156,7 @@ def _others(kind: Any) -> Hook:
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, structure_fallback_factory=_others)
     for kind, hook in LEAVES.items():
-        converter.register_structure_hook(kind, hook)
+        converter.register_structure_hook(kind, _leaf(hook))
     factories: list[tuple[Callable[[Any], bool], Callable[[Any, cattrs.Converter], Hook]]] = [
         (lambda kind: not _is_marked(kind) and isinstance(kind, type), lambda kind, _: _others(kind)),
         (lambda kind: isinstance(origin_of(kind), type) and has_fields(origin_of(kind)), fit_object),
@@ -163,9 +172,9 @@ def _converter() -> cattrs.Converter:
         (lambda kind: kind is Any, lambda _kind, _: lambda value, _: value),
     ]
     for predicate, factory in factories:  # the last one that fits is taken
-        converter.register_structure_hook_factory(predicate)(functools.partial(_two, factory))
+        converter.register_structure_hook_factory(predicate)(functools.partial(_made, factory))
     return converter
 
 
-def _two(factory: Callable[[Any, cattrs.Converter], Hook], kind: Any) -> Hook:
+def _made(factory: Callable[[Any, cattrs.Converter], Hook], kind: Any) -> Hook:
     return factory(kind, _converter())

@@ -10,7 +10,18 @@ from typing import Any
 
 import cattrs
 
-from aviato.aio.shipping.fitting import SHOWN, Hook, MismatchError, each, forever, late, origin_of, show, within, wrong
+from aviato.aio.shipping.fitting import (
+    SHOWN,
+    Hook,
+    MismatchError,
+    each,
+    forever,
+    late,
+    origin_of,
+    raise_within,
+    show,
+    wrong,
+)
 from aviato.aio.shipping.typed_leaves import EXACT
 
 _ROWS: tuple[Any, ...] = (list, tuple, collections.deque, range)
@@ -104,12 +115,12 @@ def fit_mapping(kind: Any, converter: cattrs.Converter) -> Hook:
             try:
                 name = key_hook(key, None)
             except Exception as error:  # noqa: BLE001 - see `fit`
-                within(error, f" (the key {key!r:.{SHOWN}})")
+                raise_within(error, f" (the key {key!r:.{SHOWN}})")
             try:
                 pairs.append((name, value_hook(part, None)))
             except Exception as error:  # noqa: BLE001 - see `fit`
                 step = f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r:.{SHOWN}}]"
-                within(error, step)
+                raise_within(error, step)
         to = target or type(value)
         if type(value) is to and all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items(), strict=True)):
             return value

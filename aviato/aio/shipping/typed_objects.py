@@ -12,7 +12,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 from aviato.aio.shipping.annotations import has_fields, hints, is_named_tuple
-from aviato.aio.shipping.fitting import SHOWN, Hook, MismatchError, late, origin_of, show, within, wrong
+from aviato.aio.shipping.fitting import SHOWN, Hook, MismatchError, late, origin_of, raise_within, show, wrong
 from aviato.aio.shipping.inside.kinds import fields_of
 
 
@@ -53,7 +53,7 @@ def fit_object(kind: Any, converter: cattrs.Converter) -> Hook:  # noqa: C901 - 
                 try:
                     made = hooks[name](part, None) if name in hooks else part
                 except Exception as error:  # noqa: BLE001 - see `fit`
-                    within(error, f".{name}")
+                    raise_within(error, f".{name}")
                 if made is not part:
                     changed[names[name]] = made
             if not changed:
@@ -84,7 +84,7 @@ def _named(kind: Any, converter: cattrs.Converter) -> Hook:
             try:
                 made.append(hooks[name](part, None) if name in hooks else part)
             except Exception as error:  # noqa: BLE001 - see `fit`
-                within(error, f".{name}")
+                raise_within(error, f".{name}")
         return value if isinstance(value, origin) and all(map(operator.is_, made, value)) else origin(*made)
 
     return make
@@ -114,7 +114,7 @@ def fit_typed_dict(kind: Any, converter: cattrs.Converter) -> Hook:
             try:
                 made[name] = hooks[name](part, None) if name in hooks else part
             except Exception as error:  # noqa: BLE001 - see `fit`
-                within(error, f".{name}")
+                raise_within(error, f".{name}")
         return made
 
     return make

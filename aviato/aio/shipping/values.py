@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import enum
 import functools
 import importlib.machinery
@@ -19,10 +18,11 @@ from collections.abc import Callable, Iterable
 from types import CellType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
-from aviato.aio.shipping.source import Place, refuse
+from aviato.aio.shipping.source import Place, imported_from, refuse
 from aviato.exceptions import FunctionSerializationError
 
 Reference = list[Any]
+"""What stands for a value in a bundle, as `definitions.Bundle.value` reads it."""
 MISSING = object()
 _TEXT = frozenset({type(None), bool, int, str, bytes, complex, type(Ellipsis)})
 _SETS: dict[type, str] = {set: "set", frozenset: "frozenset"}
@@ -100,7 +100,7 @@ def describe(  # noqa: C901, PLR0911, PLR0912 - a table of kinds, each with its 
             inner = (
                 [["build", "tuple", [part(key), part(item)]] for key, item in value.items()]
                 if kind is dict
-                else [part(item) for item in (sorted(value, key=_place) if kind in _SETS else value)]
+                else [part(item) for item in (sorted(value, key=_order) if kind in _SETS else value)]
             )
         finally:
             above.discard(id(value))
@@ -152,7 +152,7 @@ def describe_data(value: Any, where: str) -> Reference | None:
         return None
 
 
-def _place(value: Any) -> tuple[str, str]:
+def _order(value: Any) -> tuple[str, str]:
     """Return what orders functions and classes of a set, which are collected in the order in which they are met."""
     return str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))
 
@@ -211,13 +211,9 @@ def imported(value: Any, name: str, place: Place | None) -> Reference | None:
             return ["import", home, path]
     if place is None or not name:
         return None
-    aliases = (
-        (node.module, alias)
-        for node in ast.walk(ast.parse("".join(place.lines)))
-        if isinstance(node, ast.ImportFrom) and not node.level and node.module and is_installed(node.module)
-        for alias in node.names
-    )
-    for module, alias in aliases:
-        if (alias.asname or alias.name) == name and getattr(sys.modules.get(module), alias.name, None) is value:
-            return ["import", module, alias.name]
+    for home, alias in imported_from(place):
+        if (alias.asname or alias.name) != name or not is_installed(home):
+            continue
+        if getattr(sys.modules.get(home), alias.name, None) is value:
+            return ["import", home, alias.name]
     return None

@@ -69,6 +69,7 @@ def mounts():
 
 
 def described(info):
+    """Return what differs once a file was changed or replaced; of a directory or device, once it was replaced."""
     mode = info.st_mode
     if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
         return (mode, info.st_uid, info.st_gid, info.st_ino, info.st_size, info.st_mtime, info.st_ctime_ns)
@@ -113,6 +114,7 @@ class Janitor:
         self.running = processes()
 
     def shared(self):
+        """Return the tables of System V objects, which outlive those who made them."""
         return [read("/proc/sysvipc/" + name) for name in ("shm", "msg", "sem")]
 
     def programs(self, overlays):
@@ -128,6 +130,7 @@ class Janitor:
                     self.apart[path] = described(info)
 
     def remember(self, root):
+        """Note what lies on a file system, without going into others."""
         stack = [root]
         while stack:
             folder = stack.pop()
@@ -142,13 +145,10 @@ class Janitor:
                     stack.append(path)
 
     def kill(self, spare):
-        """Kill what was not there at the beginning, but those to spare and their children.
-
-        Return how many, and how many do not die.
-        """
+        """Kill what was not there at first, but those to spare and their children; return how many do not die."""
         if self.running is None:
-            return 0, 0
-        mine, killed = os.getpid(), set()
+            return 0
+        mine = os.getpid()
         deadline = time.monotonic() + _KILL_SECONDS
         while True:
             others = [
@@ -157,19 +157,18 @@ class Janitor:
                 if pid != mine and not spare & {pid, parent} and self.running.get(pid, ("",))[0] != since
             ]
             if not others or time.monotonic() > deadline:
-                return len(killed), len(others)
+                return len(others)
             for number in (signal.SIGSTOP, signal.SIGKILL):  # what is stopped starts no others meanwhile
                 for pid in others:
                     try:
                         os.kill(pid, number)
                     except OSError:
                         pass
-            killed.update(others)
             time.sleep(0.0005)
 
     def sweep(self, spared):
-        """Empty the places that are emptied and compare all others; return counts and the first changes."""
-        removed, changed, seen = 0, [], 0
+        """Empty the places that are emptied, compare all others; return what changed and how much was still there."""
+        changed, seen = [], 0
         for root in self.writable:
             if root in self.ignored:
                 continue
@@ -191,28 +190,25 @@ class Janitor:
                         if known != described(info):
                             changed.append(path)
                     elif emptied or byte_code(folder, name):
-                        removed += self.remove(path, info, changed)
+                        self.remove(path, info, changed)
                         continue
                     else:
                         changed.append(path)
                         continue
                     if stat.S_ISDIR(info.st_mode) and path not in self.every and path not in self.ignored:
                         stack.append((path, emptied or path in self.empty))
-        return removed, changed, seen
+        return changed, seen
 
     def remove(self, path, info, changed):
-        """Remove a file or a whole tree, without following a link; return how many went."""
-        count = 0
+        """Remove a file or a whole tree, without following a link; what does not go is a change."""
         stack = [(path, stat.S_ISDIR(info.st_mode), False)]
         while stack:
             path, directory, done = stack.pop()
             try:
                 if not directory:
                     os.unlink(path)
-                    count += 1
                 elif done:
                     os.rmdir(path)
-                    count += 1
                 else:
                     os.chmod(path, 0o700)
                     stack.append((path, True, True))
@@ -221,7 +217,6 @@ class Janitor:
                         stack.append((inner, stat.S_ISDIR(os.lstat(inner).st_mode), False))
             except OSError:
                 changed.append(path)
-        return count
 
     def without(self, room, spared):
         """Return what should be free of a file system, given that some files were spared."""
@@ -241,8 +236,8 @@ class Janitor:
         return (size, blocks, files, free_blocks, free_files)
 
     def reset(self, spare, spared):
-        killed, alive = self.kill(frozenset(spare))
-        removed, changed, seen = self.sweep(frozenset(spared))
+        alive = self.kill(frozenset(spare))
+        changed, seen = self.sweep(frozenset(spared))
         if seen < len(self.known):
             changed += [path for path in self.known if not present(path)]
         if read("/proc/self/mountinfo") != self.table:
@@ -256,9 +251,7 @@ class Janitor:
         if self.shared() != self.ipc:
             changed.append("System V shared memory, queues or semaphores")
         return {
-            "killed": killed,
             "alive": alive,
-            "removed": removed,
             "changed": len(changed),
             "first": [path.encode("utf-8", "replace").decode("utf-8") for path in changed[:_SHOWN]],
         }

@@ -25,8 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["BadValue", "NotCarried", "NotHere", "pack", "unpack"]
-
 DEPTH_LIMIT = 500
 LARGE_INT = 1 << LARGE_BITS
 

@@ -9,7 +9,7 @@ import enum
 import math
 
 from aviato.aio.shipping.inside.arrays import array_packer
-from aviato.aio.shipping.inside.frames import frame_packer
+from aviato.aio.shipping.inside.dataframes import frame_packer
 from aviato.aio.shipping.inside.refused import NotCarried
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ import enum
 import sys
 
 from aviato.aio.shipping.inside.arrays import ARRAY_MAKERS
-from aviato.aio.shipping.inside.frames import FRAME_MAKERS
+from aviato.aio.shipping.inside.dataframes import FRAME_MAKERS
 from aviato.aio.shipping.inside.kinds import FACTORIES, FRACTION_BITS, NAMED_PACKERS, fields_of
 from aviato.aio.shipping.inside.refused import BadValue, NotHere
 

@@ -118,7 +118,7 @@ def read_result(message: Any, classes: Any, trusted: bool) -> Any:
     """Return a result; one that is trusted may run anything here.
 
     Raises:
-        BadValue: It is none.
+        BadValue: The message is no result.
     """
     value = unpack(message, () if trusted else classes, RESULT_TEXT_LIMIT)
     if not trusted:

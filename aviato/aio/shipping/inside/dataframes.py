@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 FIRST_SAFE_PYARROW = (14, 0, 1)
 """Before it, a stream could make pyarrow unpickle: CVE-2023-47248."""
-_FLAT = "null bool int float decimal date time timestamp duration string large_string binary large_binary"
+FLAT = frozenset(
+    "null bool int halffloat float double decimal date time timestamp duration"
+    " string large_string binary large_binary".split()
+)
+"""Types without types in them, as Arrow writes them but for signs, widths, units and time zones."""
 SPARE_BYTES = 1 << 16
 
 
@@ -83,10 +87,7 @@ def carried_type(pa: Any, kind: Any, nested: bool) -> bool:
             carried_type(pa, kind.field(index).type, True) and not types.is_null(kind.field(index).type)
             for index in range(kind.num_fields)
         )
-    return (
-        str(kind).split("[")[0].split("(")[0].rstrip("0123456789").replace("uint", "int")
-        in _FLAT.replace("float", "halffloat float double").split()
-    )
+    return str(kind).split("[")[0].split("(")[0].rstrip("0123456789").replace("uint", "int") in FLAT
 
 
 def table_field(data: Any, table: int, number: int) -> int:
