@@ -180,7 +180,7 @@ def test_frames_of_pandas_come_back(pa: Any) -> None:
     ):
         with pytest.raises(NotCarried, match=rf"^value\[0\] {text}"):
             pack([pd.DataFrame({"k": column})], "value", ())
-    with pytest.raises(NotCarried, match="cannot be written as Arrow: .*Duplicate column names"):
+    with pytest.raises(NotCarried, match=r"cannot be written as Arrow: .*Duplicate column names"):
         pack(pd.DataFrame([[1, 2]], columns=["a", "a"]), "value", ())
     with pytest.raises(NotCarried, match=r"is of type pandas.*Series, which cannot be carried"):
         pack(frame["a"], "value", ())
