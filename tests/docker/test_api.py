@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from aiohttp import web
 
@@ -30,7 +33,7 @@ from aviato.exceptions import (
     SandboxResourceExhaustedError,
 )
 from aviato.models import NetworkOptions, PullProgress, PullState, Resources
-from tests.docker.conftest import ID, Serve
+from tests.docker.conftest import ID, VERSION, Serve
 
 IMAGE = {"Id": "sha256:1", "Config": {"Env": ["A=image", "B=image"], "User": "app", "WorkingDir": "/srv"}}
 
@@ -72,6 +75,88 @@ async def test_nobody_there(tmp_path: Path) -> None:
     assert "Is it running" in str(caught.value.hint)
     assert caught.value.retryable
     await api.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "shown"),
+    [
+        ("text/html", b"<html>log in</html>", "<html>log in</html>"),
+        ("application/json", b"{oops", "{oops"),
+        ("application/json", b"[]", "[]"),
+        ("application/json", b"{}", "{}"),
+        ("text/plain", b"", "None"),
+        ("text/plain", b"x" * 1000, "xxx..."),
+    ],
+)
+async def test_what_is_no_daemon(serve: Serve, kind: str, content: bytes, shown: str) -> None:
+    """What answers and is something else is named, with what it said and where it was found."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=content, content_type=kind)
+
+    endpoint = attrs.evolve(await serve({"/version": answer}), source="DOCKER_HOST")
+    api = Api(endpoint)
+    with pytest.raises(EngineProtocolError, match=r"found in DOCKER_HOST, is no Docker daemon") as caught:
+        await api.open()
+    assert shown in str(caught.value)
+    assert len(str(caught.value)) < 600
+    await api.close()
+
+
+async def test_a_daemon_that_wants_tls(serve: Serve) -> None:
+    """What to set is said."""
+    api = Api(await serve({"/version": (400, "Client sent an HTTP request to an HTTPS server.")}))
+    with pytest.raises(EngineProtocolError, match="speaks TLS") as caught:
+        await api.open()
+    assert "DOCKER_TLS_VERIFY=1" in str(caught.value.hint)
+    await api.close()
+
+
+async def test_a_daemon_at_an_ipv6_address() -> None:
+    """It is spoken to."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(VERSION)
+
+    app = web.Application()
+    app.router.add_get("/version", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, "::1", 0).start()
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+        api = Api(Endpoint("tcp", "::1", runner.addresses[0][1]))
+        await api.open()
+        await api.close()
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "error", "text", "hint"),
+    [
+        (Endpoint("tcp", "h", 1), ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot be reached to",
+         "listen on this port"),
+        (Endpoint("unix", "/s"), ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot be reached to",
+         "systemctl start docker"),
+        (Endpoint("unix", "/s"), PermissionError(errno.EACCES, "denied"), "", "the group `docker`"),
+        (Endpoint("unix", "/s"), ConnectionResetError(errno.ECONNRESET, "reset"), "the connection broke",
+         "journalctl -u docker"),
+        (Endpoint("tcp", "h", 1), ssl.SSLError(1, "wrong version number"), "", "DOCKER_CERT_PATH"),
+        (Endpoint("ssh", "me@h"), ConnectionResetError(errno.ECONNRESET, "reset"), "",
+         "docker --host ssh://me@h version"),
+        (Endpoint("unix", "/s"), TimeoutError(), "TimeoutError", "docker --host unix:///s version"),
+    ],
+)  # fmt: skip
+async def test_every_failure_to_reach_it_says_what_to_do(
+    endpoint: Endpoint, error: OSError, text: str, hint: str
+) -> None:
+    """By its kind, also where the daemon is not on this machine."""
+    found = Api(endpoint)._unreachable(error, "answer")
+    assert text in found.message
+    assert hint in str(found.hint)
 
 
 async def test_a_daemon_that_does_not_answer(serve: Serve) -> None:

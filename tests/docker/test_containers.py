@@ -200,6 +200,21 @@ async def test_a_daemon_behind_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "-p 2222 -- me@far docker system dial-stdio" in (tmp_path / "ssh.log").read_text()
 
 
+async def test_an_ssh_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ssh says is the reason, and letting it go in the middle is no error of the loop."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nexec >&-\nsleep 0.2\necho 'ssh: no such host' >&2\nexec sleep 60\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/local/bin:/usr/bin:/bin")
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    async with DockerEngine(Endpoint("ssh", "far")) as engine:
+        with pytest.raises(aviato.EngineConnectionError, match="cannot be reached to tell its version: ssh: no such"):
+            await engine.prune()
+    await asyncio.sleep(0)
+    assert told == []
+
+
 async def test_labels_tell_other_processes_everything(docker_engine: DockerEngine) -> None:
     """Tags, owner and limits stand on the container; what cannot be read is left out of lists, and disturbs nobody."""
     async with aio.Session(engine=docker_engine) as session:
