@@ -208,13 +208,22 @@ async def test_errors_carry_the_daemons_words(serve: Serve) -> None:
     [
         (404, "manifest for x:1 not found: manifest unknown", ImageNotFoundError),
         (404, "pull access denied for x, repository does not exist or may require 'docker login'", ImageNotFoundError),
+        (404, "pull access denied for x, repository does not exist or may require 'docker login': denied: no access",
+         ImageNotFoundError),
         (500, "unauthorized: authentication required", AviatoAuthenticationError),
+        (500, "denied", AviatoAuthenticationError),
+        (500, 'Head "https://r/v2/x/manifests/1": denied: permission_denied', AviatoAuthenticationError),
+        (500, 'Head "https://r/v2/x/manifests/1": no basic auth credentials', AviatoAuthenticationError),
+        (500, "toomanyrequests: You have reached your unauthenticated pull rate limit.", EngineError),
+        (500, 'Get "https://r/v2/": http: server gave HTTP response to HTTPS client', EngineConnectionError),
+        (500, 'Get "https://r/v2/": x509: certificate signed by unknown authority', EngineConnectionError),
         (500, "no matching manifest for linux/arm64 in the manifest list entries", CapabilityError),
         (500, "write /var/lib/docker/tmp/x: no space left on device", SandboxResourceExhaustedError),
         (500, 'Get "https://r/v2/": dial tcp: lookup r: no such host', EngineConnectionError),
+        (500, 'Get "https://r/v2/": EOF', EngineConnectionError),
         (500, "something new", EngineError),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("late", [False, True])
 async def test_why_an_image_cannot_be_had(
     serve: Serve, status: int, said: str, kind: type[AviatoError], *, late: bool
@@ -236,7 +245,42 @@ async def test_why_an_image_cannot_be_had(
             await engine.create(SandboxSpec(sandbox_id=ID, image="x:1", on_pull_progress=seen.append))
     assert type(caught.value) is kind
     assert said in str(caught.value)
+    assert caught.value.hint or kind in {CapabilityError, EngineError}
     assert seen == ([PullProgress("abc", 0, 0, PullState.WAITING)] if late else [])
+
+
+async def test_a_registry_that_limits_pulls(serve: Serve) -> None:
+    """It may be asked again, and what raises the limit is said."""
+    endpoint = await serve({"/images/create": (500, "toomanyrequests: You have reached your pull rate limit.")})
+    async with DockerEngine(endpoint) as engine:
+        with pytest.raises(EngineError, match="limits how often") as caught:
+            await engine.create(SandboxSpec(sandbox_id=ID, image="x:1"))
+    assert caught.value.retryable
+    assert "docker login" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["UPPER", "a b", "a?b", "a#b", "python:", "../x", "x/../../containers/json", "https://docker.io/python",
+     "python@sha256:00"],
+)  # fmt: skip
+async def test_what_is_no_name_of_an_image(serve: Serve, name: str) -> None:
+    """As on the local engine, and nothing is asked for: it would be a path of another request."""
+    asked: list[str] = []
+
+    async def seen(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.json_response({})
+
+    paths = {f"/images/{name}/json", "/images/a", "/containers/json", "/containers/json/json"}
+    async with DockerEngine(await serve(dict.fromkeys(paths, seen))) as engine:
+        for policy in ("missing", "always", "never"):
+            with pytest.raises(ValueError, match="image") as caught:
+                await engine.create(SandboxSpec(sandbox_id=ID, image=name, pull_policy=policy))
+            assert repr(name) in str(caught.value)
+        with pytest.raises(ImageNotFoundError, match="'host' is this machine's own root"):
+            await engine.create(SandboxSpec(sandbox_id=ID, image="host"))
+    assert asked == []
 
 
 async def test_what_is_told_of_a_pull(serve: Serve) -> None:

@@ -186,6 +186,18 @@ async def test_what_makes_no_sense(
     assert said in err
 
 
+async def test_names_that_are_none_of_ours(serve: Serve) -> None:
+    """A name that others gave, and that we would refuse, is listed as it is."""
+    image = {
+        "Id": "sha256:1",
+        "Size": 1,
+        "Created": 1,
+        "RepoTags": ["host:1", "docker.io/library/x:1", "<none>:<none>"],
+    }
+    async with DaemonImages(await serve({"/images/json": [image]})) as images:
+        assert [info.name for info in await images.list()] == ["host:1", "x:1"]
+
+
 async def test_a_daemon_that_is_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One line and a hint."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
