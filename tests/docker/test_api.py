@@ -32,7 +32,7 @@ from aviato.exceptions import (
     SandboxFailedError,
     SandboxResourceExhaustedError,
 )
-from aviato.models import NetworkOptions, PullProgress, PullState, Resources
+from aviato.models import MountedFile, NetworkOptions, PullProgress, PullState, Resources
 from tests.docker.conftest import ID, VERSION, Serve
 
 IMAGE = {"Id": "sha256:1", "Config": {"Env": ["A=image", "B=image"], "User": "app", "WorkingDir": "/srv"}}
@@ -373,6 +373,7 @@ async def test_a_login_is_sent_with_a_pull(serve: Serve, tmp_path: Path, monkeyp
          CapabilityError, "runsc"),
         (500, "--storage-opt is supported only for overlay over xfs", {}, CapabilityError, "resources.disk"),
         (500, 'could not select device driver "" with capabilities: [[gpu]]', {}, CapabilityError, "resources.gpu"),
+        (400, "create x: volume name is too short", {}, CapabilityError, "volumes"),
         (500, "mkdir /var/lib/docker/x: no space left on device", {}, SandboxResourceExhaustedError, "no space"),
         (400, "something else is wrong", {}, SandboxFailedError, "something else"),
         (500, "an inner failure", {}, ApiError, "an inner failure"),
@@ -440,6 +441,10 @@ def test_what_is_asked_for_reaches_the_daemon_and_the_agent() -> None:
         ({"resources": Resources(processes=2)}, "processes"),
         ({"volumes": ("data:/data",)}, "mount_path"),
         ({"volumes": ({"name": "/etc", "mount_path": "/x"},)}, "volume's name"),
+        *(({"mounted_files": (MountedFile(path, b""),)}, "belongs to the container itself")
+          for path in ("/proc/x", "/sys/x", "//dev/shm/x", "/etc/../proc/x", "/etc/hostname")),
+        ({"mounted_files": (MountedFile("/etc/hosts", b""),), "network": NetworkOptions(egress_mode="internet")},
+         "/etc/hosts"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_for(spec: dict[str, Any], text: str) -> None:

@@ -28,8 +28,9 @@ from aviato.engines.docker.events import attended
 from aviato.engines.docker.hijack import ExecStream
 from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
 from aviato.engines.docker.native import NativeAgent
-from aviato.engines.docker.refusals import explain_start
+from aviato.engines.docker.refusals import explain_end, explain_start
 from aviato.exceptions import (
+    AviatoError,
     EngineConnectionError,
     EngineError,
     Outcome,
@@ -48,6 +49,7 @@ _NOT_FOUND, _CONFLICT = 404, 409
 _CREATES_AT_ONCE = 16
 _KILL_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 0.5
+_WHY_SECONDS = 2.0
 _OPEN_SECONDS = 20.0
 _UNDO_SECONDS = 10.0
 _QUIET_SECONDS = 30.0
@@ -144,20 +146,40 @@ class DockerEngine(Engine):
             return
         try:
             await self._run(spec, plan)
-        except ApiError as error:
+        except EngineError as error:
             try:
                 if not plan.native and native_plan.lacks_python(error):
                     facts = await native_plan.look(self._api, sandbox_id, native_plan.image_path(image))
                     raise native_plan.NoPythonError(facts) from error
+                ended = await self._why_ended(spec)
             finally:
                 await self._remove_surely(sandbox_id)
-            raise explain_start(error, spec) from error
+            if ended is not None:
+                raise ended from error
+            if isinstance(error, ApiError):
+                raise explain_start(error, spec) from error
+            raise
         except BaseException:
             await self._remove_surely(sandbox_id)
             raise
         self._attached.add(sandbox_id)
         if not spec.detached:
             self._made.add(sandbox_id)
+
+    async def _why_ended(self, spec: SandboxSpec) -> AviatoError | None:
+        """Say why the first process of a container ended by itself, None when it did not or nobody can tell."""
+        with contextlib.suppress(EngineError, SandboxNotFoundError, TimeoutError):
+            async with asyncio.timeout(_WHY_SECONDS):
+                container = await self._find(spec.sandbox_id)
+                if container is None or container["State"]["Status"] == "created" or container["State"].get("Error"):
+                    return None
+                if not await self._ended(container["Id"], _LAST_WORDS_SECONDS):
+                    return None
+                said = await logs.said_at_end(self._api, container)
+                container = await self._known(spec.sandbox_id)
+            name, machine = spec.image or DEFAULT_IMAGE, str(self._daemon.get("Architecture"))
+            return explain_end(name, container["State"]["ExitCode"], said, machine, spec)
+        return None
 
     async def _create_container(self, spec: SandboxSpec, plan: Plan) -> bool:
         """Create it; false when it is there already, by an equal request."""
