@@ -20,6 +20,7 @@ from aviato.engines.docker.container import make_plan
 from aviato.engines.docker.endpoint import Endpoint
 from aviato.engines.docker.engine import DockerEngine
 from aviato.engines.docker.hijack import ExecStream
+from aviato.engines.docker.records import describe
 from aviato.engines.docker.refusals import explain_start
 from aviato.exceptions import (
     AviatoAuthenticationError,
@@ -451,6 +452,31 @@ def test_what_cannot_be_asked_for(spec: dict[str, Any], text: str) -> None:
     """It is refused by name, and nothing is left out silently."""
     with pytest.raises(CapabilityError, match=text):
         make_plan(SandboxSpec(sandbox_id=ID, **spec), IMAGE, "image", "t", {})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bound", "address"),
+    [
+        (Endpoint("unix", "/s"), "0.0.0.0", "127.0.0.1"),
+        (Endpoint("unix", "/s"), "", "127.0.0.1"),
+        (Endpoint("unix", "/s"), "10.1.1.1", "10.1.1.1"),
+        (Endpoint("tcp", "far", 2376), "::", "far"),
+        (Endpoint("ssh", "me@far"), "0.0.0.0", "far"),
+    ],
+)
+def test_where_published_ports_are_reached(endpoint: Endpoint, bound: str, address: str) -> None:
+    """On the daemon's machine, unless they are bound to one of its addresses; without ports there is no address."""
+    labels = make_plan(SandboxSpec(sandbox_id=ID), IMAGE, "image", "t", {}).body["Labels"]
+    container = {"Name": f"/{ID}", "State": {"Status": "running"}, "Config": {"Labels": labels}}
+    published = {
+        "80/tcp": [{"HostIp": bound, "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32769"}],
+        "81/tcp": None,
+    }
+    network = {"NetworkSettings": {"Ports": published}}
+    info = describe({**container, **network}, None, machine=endpoint.machine)
+    assert (dict(info.exposed_ports), info.service_address) == ({80: 32768}, address)
+    info = describe(container, None, machine=endpoint.machine)
+    assert (dict(info.exposed_ports), info.service_address) == ({}, None)
 
 
 HEAD = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"

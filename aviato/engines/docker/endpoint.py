@@ -49,6 +49,11 @@ class Endpoint:
         address = f"[{self.address}]" if self.kind == "tcp" and ":" in self.address else self.address
         return address if self.port is None else f"{address}:{self.port}"
 
+    @property
+    def machine(self) -> str:
+        """Name or address of the machine that the daemon runs on, as it is reached from here."""
+        return "127.0.0.1" if self.kind == "unix" else self.address.rpartition("@")[2]
+
     def ssl_context(self) -> ssl.SSLContext | None:
         """Make the TLS settings.
 

@@ -316,7 +316,7 @@ class DockerEngine(Engine):
         if records.is_over(container["State"]):
             with contextlib.suppress(ApiError):
                 words, complaint = await logs.last_words(self._api, container)
-        return records.describe(container, words, complaint)
+        return records.describe(container, words, complaint, machine=self._api.endpoint.machine)
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
         """Look one sandbox up; see `Engine.get`."""
