@@ -28,7 +28,7 @@ from aviato.engines.docker.events import attended
 from aviato.engines.docker.hijack import ExecStream
 from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
 from aviato.engines.docker.native import NativeAgent
-from aviato.engines.docker.refusals import explain_end, explain_start
+from aviato.engines.docker.refusals import check_network, explain_end, explain_start
 from aviato.exceptions import (
     AviatoError,
     EngineConnectionError,
@@ -122,6 +122,7 @@ class DockerEngine(Engine):
             name = spec.image or DEFAULT_IMAGE
             image = await ensure_image(self._api, name, spec.pull_policy, spec.on_pull_progress)
             self._since = self._since or time.time() - _CLOCK_MARGIN
+            await check_network(self._api, spec)
             async with self._creates:
                 try:
                     await self._make(spec, self._plan(spec, image, name), image)

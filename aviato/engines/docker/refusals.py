@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from aviato.engines.base import SandboxSpec
-from aviato.engines.docker.api import ApiError
+from aviato.engines.docker.api import Api, ApiError
 from aviato.exceptions import AviatoError, CapabilityError, SandboxFailedError, SandboxResourceExhaustedError
+
+_NO_BRIDGE = "network bridge not found"
+
+
+async def check_network(api: Api, spec: SandboxSpec) -> None:
+    """See that a network which is asked for is there: Docker starts a container without it, and says nothing.
+
+    Raises:
+        CapabilityError: It is not there.
+        EngineError: The daemon cannot be asked.
+    """
+    if spec.network.egress_mode == "none":
+        return
+    try:
+        await api.request("GET", "/networks/bridge", what="look up its network")
+    except ApiError as error:
+        if error.said == _NO_BRIDGE:  # Podman has another name for its own, and other words
+            raise explain_start(error, spec) from error
 
 
 def explain_start(error: ApiError, spec: SandboxSpec) -> AviatoError:
@@ -14,7 +32,7 @@ def explain_start(error: ApiError, spec: SandboxSpec) -> AviatoError:
         "runtime": ("unknown or invalid runtime", "unknown runtime", "invalid runtime"),
         "resources.disk": ("storage-opt", "storage driver"),
         "resources.gpu": ("could not select device driver", "device driver"),
-        "network.egress_mode": ("network bridge not found", "network default not found"),
+        "network.egress_mode": (_NO_BRIDGE, "network default not found"),
         "volumes": ("invalid mount config", "invalid volume", "volume name"),
         "user": ("unable to find user",),
     }
