@@ -263,6 +263,8 @@ class Api:
             hint = "Does it speak TLS there? For certificates of your own: DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH."
         elif found := hints.get(getattr(cause, "errno", None) or 0):
             hint = found
+        elif not unsent and self.endpoint.tls is not None:
+            hint = f"Does it accept the certificate in DOCKER_CERT_PATH ({self.endpoint.tls or 'none'})? See {version}."
         elif not unsent:
             hint = f"Is it a Docker daemon, and does it run? See {version}, and its log: journalctl -u docker"
         elif self.endpoint.kind == "tcp":
