@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import errno
 import json
 import ssl
@@ -282,6 +283,25 @@ async def test_what_is_no_name_of_an_image(serve: Serve, name: str) -> None:
         with pytest.raises(ImageNotFoundError, match="'host' is this machine's own root"):
             await engine.create(SandboxSpec(sandbox_id=ID, image="host"))
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"{oops\n", b'{"Actor": 1}\n', b'{"Actor": {"Attributes": {}}, "Action": "die"}\n', b"x" * (2 << 20)],
+)
+async def test_events_that_are_none(serve: Serve, said: bytes) -> None:
+    """Are an error of the engine, after which whoever watches begins again, and not the end of all watching."""
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):  # who has seen enough hangs up
+            await response.write(said)
+        return response
+
+    async with DockerEngine(await serve({"/events": events})) as engine:
+        with pytest.raises(EngineProtocolError):
+            await anext(aiter(engine.watch()))
 
 
 async def test_what_is_told_of_a_pull(serve: Serve) -> None:

@@ -24,7 +24,7 @@ from aviato.engines.docker import exits, logs, native_plan, records, stage
 from aviato.engines.docker.api import Api, ApiError
 from aviato.engines.docker.container import Plan, make_plan
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
-from aviato.engines.docker.events import attended
+from aviato.engines.docker.events import attended, parsed, read_event
 from aviato.engines.docker.hijack import ExecStream
 from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
 from aviato.engines.docker.native import NativeAgent
@@ -346,15 +346,11 @@ class DockerEngine(Engine):
         await self._open()
         filters = {"label": [f"{records.USER_LABEL}={records.user_name()}"], "type": ["container"]}
         params = {"filters": json.dumps(filters), "since": f"{self._since:.9f}"}
-        pending = b""
         pieces = self._api.stream("GET", "/events", params=params, what="tell its events")
-        async for piece in attended(self._api, pieces, self.quiet_seconds):
-            *lines, pending = (pending + piece).split(b"\n")
-            for line in lines:
-                event = json.loads(line)
-                self._since = event["timeNano"] / 1e9
-                sandbox_id = event["Actor"]["Attributes"].get(records.SANDBOX_LABEL)
-                if sandbox_id in self._attached and event["Action"] in {"die", "pause", "unpause"}:
+        async with contextlib.aclosing(parsed(attended(self._api, pieces, self.quiet_seconds))) as events:
+            async for event in events:
+                self._since, action, sandbox_id = read_event(event)
+                if sandbox_id in self._attached and action in {"die", "pause", "unpause"}:
                     with contextlib.suppress(SandboxNotFoundError):  # removed meanwhile, by whoever ended it
                         info = await self.get(sandbox_id)
                         yield info

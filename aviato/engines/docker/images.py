@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker.api import ApiError
+from aviato.engines.docker.events import parsed
 from aviato.exceptions import (
     AviatoAuthenticationError,
     CapabilityError,
     EngineConnectionError,
     EngineError,
-    EngineProtocolError,
     ImageNotFoundError,
     SandboxResourceExhaustedError,
 )
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 _NOT_FOUND = 404
-_LONGEST_MESSAGE = 1 << 20
 
 Progress = Callable[[PullProgress], object]
 _STATES = {
@@ -124,27 +123,9 @@ async def messages(api: Api, method: str, path: str, **more: Any) -> AsyncGenera
         EngineProtocolError: It sent something else.
         EngineError: As `Api.stream`.
     """
-    pending = b""
-    async with contextlib.aclosing(api.stream(method, path, **more)) as pieces:
-        async for piece in pieces:
-            *lines, pending = (pending + piece).split(b"\n")
-            if len(pending) > _LONGEST_MESSAGE:
-                raise EngineProtocolError(f"the Docker daemon sent a message of more than {_LONGEST_MESSAGE >> 20} MiB")
-            for message in filter(None, map(_message, lines)):
-                yield message
-    last = _message(pending)
-    if last is not None:
-        yield last
-
-
-def _message(line: bytes) -> dict[str, Any] | None:
-    if not line.strip():
-        return None
-    try:
-        message = json.loads(line)
-    except ValueError as error:
-        raise EngineProtocolError(f"the Docker daemon sent {line[:100]!r} where JSON is due") from error
-    return message if isinstance(message, dict) else None
+    async with contextlib.aclosing(parsed(api.stream(method, path, **more))) as told:
+        async for message in told:
+            yield message
 
 
 class _Layers:
