@@ -13,7 +13,8 @@ import os
 import platform
 import struct
 import sys
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from aviato.agent.frames import (
     MAGIC,
@@ -156,21 +157,22 @@ class AgentConnection(asyncio.Protocol):
 class ServedAgent(abc.ABC):
     """Serves the clients of one sandbox."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        command: Callable[[Any, AgentConnection, int, int, tuple[int, int]], ServedCommand],
+        reading: Callable[[Any, AgentConnection, int, bytes], ServedStream],
+        writing: Callable[[Any, AgentConnection, int, bytes], ServedStream],
+    ) -> None:
+        """Take what clients can open: each is made with this agent, the client, the stream, and what the client said.
+
+        Args:
+            command: Makes a command that is not started yet, from its flags and the limits of its outputs.
+            reading: Begins to read a file.
+            writing: Begins to write a file.
+        """
         self.connections: set[AgentConnection] = set()
         self.streams: dict[int, ServedStream] = {}
-
-    @abc.abstractmethod
-    def command(self, connection: AgentConnection, stream: int, flags: int, limits: tuple[int, int]) -> ServedCommand:
-        """Make a command that is not started yet."""
-
-    @abc.abstractmethod
-    def reading(self, connection: AgentConnection, stream: int, payload: bytes) -> ServedStream:
-        """Begin to read a file."""
-
-    @abc.abstractmethod
-    def writing(self, connection: AgentConnection, stream: int, payload: bytes) -> ServedStream:
-        """Begin to write a file."""
+        self._command, self._reading, self._writing = command, reading, writing
 
     @property
     @abc.abstractmethod
@@ -287,12 +289,12 @@ class ServedAgent(abc.ABC):
             if not argv or not argv[0] or len(options) != 2:  # noqa: PLR2004 - directory and user
                 raise OSError(errno.EINVAL, "a command needs a name")
             cwd, user = options
-            item = command = self.command(connection, stream, flags, (limits[0], limits[1]))
+            item = command = self._command(self, connection, stream, flags, (limits[0], limits[1]))
             command.start(_texts(argv), _texts(env), os.fsdecode(cwd), os.fsdecode(user), timeout_ms)
         elif type_ == FrameType.FILE_READ:
-            item = self.reading(connection, stream, payload)
+            item = self._reading(self, connection, stream, payload)
         else:
-            item = self.writing(connection, stream, payload)
+            item = self._writing(self, connection, stream, payload)
         self.streams[stream] = connection.streams[stream] = item
         item.pump()
         self.touch()

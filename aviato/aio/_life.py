@@ -194,7 +194,7 @@ class Life:
         try:
             async with asyncio.timeout(STOP_MARGIN_SECONDS):
                 await self.link.engine.delete(self.sandbox_id, missing_ok=True)
-        except (AviatoError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits for the start must hear why that failed
             _log.warning("what the failed start of %s may have left could not be removed: %s", self.sandbox_id, error)
 
     async def _connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:

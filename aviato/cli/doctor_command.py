@@ -9,6 +9,8 @@ import click
 
 from aviato.cli import _loop, _options, _tables
 from aviato.cli._terminal import printable
+from aviato.engines import check_name
+from aviato.exceptions import CapabilityError
 
 if TYPE_CHECKING:
     from aviato.engines.diagnosis import Report
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @_options.output_option
-@click.option("--engine", type=click.Choice(["local", "docker"]), default="local", show_default=True, help="Which one.")
-def command(output: str, engine: str) -> int:
+@_options.engine_option
+def command(output: str, engine: str | None) -> int:
     """Check what an engine can do here, by starting real sandboxes, and name what is in the way with its cure.
 
     The exit code is 0 when a sandbox ran, 1 otherwise.
@@ -34,15 +36,21 @@ def command(output: str, engine: str) -> int:
     return _loop.run(body)
 
 
-async def _examine(engine: str) -> Report:
-    if engine == "docker":
-        from aviato.engines.docker import doctor as of_docker  # noqa: PLC0415 - --help does without
+async def _examine(engine: str | None) -> Report:
+    from aviato import settings  # noqa: PLC0415 - --help does without
+
+    found = settings.load_settings(engine=engine)
+    name = found.base_url or found.engine
+    if name == "docker":
+        from aviato.engines.docker import doctor as of_docker  # noqa: PLC0415 - likewise
 
         return await of_docker.examine()
-    from aviato import settings  # noqa: PLC0415 - likewise
-    from aviato.engines.local import doctor as of_local  # noqa: PLC0415 - likewise
+    if name == "local":
+        from aviato.engines.local import doctor as of_local  # noqa: PLC0415 - likewise
 
-    return await of_local.examine(settings.home())
+        return await of_local.examine(found.home)
+    check_name(name)
+    raise CapabilityError(f"the engine {name!r} cannot be examined here", hint="Use --engine local or docker.")
 
 
 def _show(report: Report) -> None:

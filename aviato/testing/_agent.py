@@ -22,21 +22,9 @@ class FakeAgent(ServedAgent):
     """
 
     def __init__(self, sandbox: FakeSandbox) -> None:
-        super().__init__()
+        super().__init__(Command, Reading, Writing)
         self.sandbox = sandbox
         self.muted = False
-
-    def command(self, connection: AgentConnection, stream: int, flags: int, limits: tuple[int, int]) -> Command:
-        """Make a command that is not started yet."""
-        return Command(self, connection, stream, flags, limits)
-
-    def reading(self, connection: AgentConnection, stream: int, payload: bytes) -> Reading:
-        """Begin to read a file."""
-        return Reading(self, connection, stream, payload)
-
-    def writing(self, connection: AgentConnection, stream: int, payload: bytes) -> Writing:
-        """Begin to write a file."""
-        return Writing(self, connection, stream, payload)
 
     @property
     def is_ending(self) -> bool:

@@ -46,6 +46,15 @@ def test_help_is_quick_and_names_every_command() -> None:
         assert f"  {name} " in done.stdout
 
 
+def test_the_doctor_sees_the_configured_engine(tmp_path: Path) -> None:
+    """As every command does; one that it knows nothing of is named."""
+    away = {"AVIATO_ENGINE": "docker", "DOCKER_HOST": f"unix://{tmp_path}/none"}
+    code, out, _ = invoke("doctor", **away)
+    assert (code, out.startswith(f"BLOCKER  daemon at unix://{tmp_path}/none")) == (1, True)
+    code, _, err = invoke("doctor", "--engine", "nosuch", **away)
+    assert (code, "got 'nosuch'" in err) == (125, True)
+
+
 @pytest.mark.parametrize("arguments", [[], ["image"]])
 def test_without_a_command_the_overview_is_shown(arguments: list[str]) -> None:
     """Line by line, as `--help` does, but as a mistake."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import errno
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from aiohttp import web
 
@@ -17,6 +21,7 @@ from aviato.engines.docker.container import make_plan
 from aviato.engines.docker.endpoint import Endpoint
 from aviato.engines.docker.engine import DockerEngine
 from aviato.engines.docker.hijack import ExecStream
+from aviato.engines.docker.records import describe
 from aviato.engines.docker.refusals import explain_start
 from aviato.exceptions import (
     AviatoAuthenticationError,
@@ -29,8 +34,8 @@ from aviato.exceptions import (
     SandboxFailedError,
     SandboxResourceExhaustedError,
 )
-from aviato.models import NetworkOptions, PullProgress, PullState, Resources
-from tests.docker.conftest import ID, Serve
+from aviato.models import MountedFile, NetworkOptions, PullProgress, PullState, Resources
+from tests.docker.conftest import ID, VERSION, Serve
 
 IMAGE = {"Id": "sha256:1", "Config": {"Env": ["A=image", "B=image"], "User": "app", "WorkingDir": "/srv"}}
 
@@ -72,6 +77,88 @@ async def test_nobody_there(tmp_path: Path) -> None:
     assert "Is it running" in str(caught.value.hint)
     assert caught.value.retryable
     await api.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "shown"),
+    [
+        ("text/html", b"<html>log in</html>", "<html>log in</html>"),
+        ("application/json", b"{oops", "{oops"),
+        ("application/json", b"[]", "[]"),
+        ("application/json", b"{}", "{}"),
+        ("text/plain", b"", "None"),
+        ("text/plain", b"x" * 1000, "xxx..."),
+    ],
+)
+async def test_what_is_no_daemon(serve: Serve, kind: str, content: bytes, shown: str) -> None:
+    """What answers and is something else is named, with what it said and where it was found."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=content, content_type=kind)
+
+    endpoint = attrs.evolve(await serve({"/version": answer}), source="DOCKER_HOST")
+    api = Api(endpoint)
+    with pytest.raises(EngineProtocolError, match=r"found in DOCKER_HOST, is no Docker daemon") as caught:
+        await api.open()
+    assert shown in str(caught.value)
+    assert len(str(caught.value)) < 600
+    await api.close()
+
+
+async def test_a_daemon_that_wants_tls(serve: Serve) -> None:
+    """What to set is said."""
+    api = Api(await serve({"/version": (400, "Client sent an HTTP request to an HTTPS server.")}))
+    with pytest.raises(EngineProtocolError, match="speaks TLS") as caught:
+        await api.open()
+    assert "DOCKER_TLS_VERIFY=1" in str(caught.value.hint)
+    await api.close()
+
+
+async def test_a_daemon_at_an_ipv6_address() -> None:
+    """It is spoken to."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(VERSION)
+
+    app = web.Application()
+    app.router.add_get("/version", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, "::1", 0).start()
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+        api = Api(Endpoint("tcp", "::1", runner.addresses[0][1]))
+        await api.open()
+        await api.close()
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "error", "text", "hint"),
+    [
+        (Endpoint("tcp", "h", 1), ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot be reached to",
+         "listen on this port"),
+        (Endpoint("unix", "/s"), ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot be reached to",
+         "systemctl start docker"),
+        (Endpoint("unix", "/s"), PermissionError(errno.EACCES, "denied"), "", "the group `docker`"),
+        (Endpoint("unix", "/s"), ConnectionResetError(errno.ECONNRESET, "reset"), "the connection broke",
+         "journalctl -u docker"),
+        (Endpoint("tcp", "h", 1), ssl.SSLError(1, "wrong version number"), "", "DOCKER_CERT_PATH"),
+        (Endpoint("ssh", "me@h"), ConnectionResetError(errno.ECONNRESET, "reset"), "",
+         "docker --host ssh://me@h version"),
+        (Endpoint("unix", "/s"), TimeoutError(), "TimeoutError", "docker --host unix:///s version"),
+    ],
+)  # fmt: skip
+async def test_every_failure_to_reach_it_says_what_to_do(
+    endpoint: Endpoint, error: OSError, text: str, hint: str
+) -> None:
+    """By its kind, also where the daemon is not on this machine."""
+    found = Api(endpoint)._unreachable(error, "answer")
+    assert text in found.message
+    assert hint in str(found.hint)
 
 
 async def test_a_daemon_that_does_not_answer(serve: Serve) -> None:
@@ -123,13 +210,22 @@ async def test_errors_carry_the_daemons_words(serve: Serve) -> None:
     [
         (404, "manifest for x:1 not found: manifest unknown", ImageNotFoundError),
         (404, "pull access denied for x, repository does not exist or may require 'docker login'", ImageNotFoundError),
+        (404, "pull access denied for x, repository does not exist or may require 'docker login': denied: no access",
+         ImageNotFoundError),
         (500, "unauthorized: authentication required", AviatoAuthenticationError),
+        (500, "denied", AviatoAuthenticationError),
+        (500, 'Head "https://r/v2/x/manifests/1": denied: permission_denied', AviatoAuthenticationError),
+        (500, 'Head "https://r/v2/x/manifests/1": no basic auth credentials', AviatoAuthenticationError),
+        (500, "toomanyrequests: You have reached your unauthenticated pull rate limit.", EngineError),
+        (500, 'Get "https://r/v2/": http: server gave HTTP response to HTTPS client', EngineConnectionError),
+        (500, 'Get "https://r/v2/": x509: certificate signed by unknown authority', EngineConnectionError),
         (500, "no matching manifest for linux/arm64 in the manifest list entries", CapabilityError),
         (500, "write /var/lib/docker/tmp/x: no space left on device", SandboxResourceExhaustedError),
         (500, 'Get "https://r/v2/": dial tcp: lookup r: no such host', EngineConnectionError),
+        (500, 'Get "https://r/v2/": EOF', EngineConnectionError),
         (500, "something new", EngineError),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("late", [False, True])
 async def test_why_an_image_cannot_be_had(
     serve: Serve, status: int, said: str, kind: type[AviatoError], *, late: bool
@@ -151,7 +247,61 @@ async def test_why_an_image_cannot_be_had(
             await engine.create(SandboxSpec(sandbox_id=ID, image="x:1", on_pull_progress=seen.append))
     assert type(caught.value) is kind
     assert said in str(caught.value)
+    assert caught.value.hint or kind in {CapabilityError, EngineError}
     assert seen == ([PullProgress("abc", 0, 0, PullState.WAITING)] if late else [])
+
+
+async def test_a_registry_that_limits_pulls(serve: Serve) -> None:
+    """It may be asked again, and what raises the limit is said."""
+    endpoint = await serve({"/images/create": (500, "toomanyrequests: You have reached your pull rate limit.")})
+    async with DockerEngine(endpoint) as engine:
+        with pytest.raises(EngineError, match="limits how often") as caught:
+            await engine.create(SandboxSpec(sandbox_id=ID, image="x:1"))
+    assert caught.value.retryable
+    assert "docker login" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["UPPER", "a b", "a?b", "a#b", "python:", "../x", "x/../../containers/json", "https://docker.io/python",
+     "python@sha256:00"],
+)  # fmt: skip
+async def test_what_is_no_name_of_an_image(serve: Serve, name: str) -> None:
+    """As on the local engine, and nothing is asked for: it would be a path of another request."""
+    asked: list[str] = []
+
+    async def seen(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.json_response({})
+
+    paths = {f"/images/{name}/json", "/images/a", "/containers/json", "/containers/json/json"}
+    async with DockerEngine(await serve(dict.fromkeys(paths, seen))) as engine:
+        for policy in ("missing", "always", "never"):
+            with pytest.raises(ValueError, match="image") as caught:
+                await engine.create(SandboxSpec(sandbox_id=ID, image=name, pull_policy=policy))
+            assert repr(name) in str(caught.value)
+        with pytest.raises(ImageNotFoundError, match="'host' is this machine's own root"):
+            await engine.create(SandboxSpec(sandbox_id=ID, image="host"))
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"{oops\n", b'{"Actor": 1}\n', b'{"Actor": {"Attributes": {}}, "Action": "die"}\n', b"x" * (2 << 20)],
+)
+async def test_events_that_are_none(serve: Serve, said: bytes) -> None:
+    """Are an error of the engine, after which whoever watches begins again, and not the end of all watching."""
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):  # who has seen enough hangs up
+            await response.write(said)
+        return response
+
+    async with DockerEngine(await serve({"/events": events})) as engine:
+        with pytest.raises(EngineProtocolError):
+            await anext(aiter(engine.watch()))
 
 
 async def test_what_is_told_of_a_pull(serve: Serve) -> None:
@@ -244,6 +394,7 @@ async def test_a_login_is_sent_with_a_pull(serve: Serve, tmp_path: Path, monkeyp
          CapabilityError, "runsc"),
         (500, "--storage-opt is supported only for overlay over xfs", {}, CapabilityError, "resources.disk"),
         (500, 'could not select device driver "" with capabilities: [[gpu]]', {}, CapabilityError, "resources.gpu"),
+        (400, "create x: volume name is too short", {}, CapabilityError, "volumes"),
         (500, "mkdir /var/lib/docker/x: no space left on device", {}, SandboxResourceExhaustedError, "no space"),
         (400, "something else is wrong", {}, SandboxFailedError, "something else"),
         (500, "an inner failure", {}, ApiError, "an inner failure"),
@@ -311,12 +462,41 @@ def test_what_is_asked_for_reaches_the_daemon_and_the_agent() -> None:
         ({"resources": Resources(processes=2)}, "processes"),
         ({"volumes": ("data:/data",)}, "mount_path"),
         ({"volumes": ({"name": "/etc", "mount_path": "/x"},)}, "volume's name"),
+        *(({"mounted_files": (MountedFile(path, b""),)}, "belongs to the container itself")
+          for path in ("/proc/x", "/sys/x", "//dev/shm/x", "/etc/../proc/x", "/etc/hostname")),
+        ({"mounted_files": (MountedFile("/etc/hosts", b""),), "network": NetworkOptions(egress_mode="internet")},
+         "/etc/hosts"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_for(spec: dict[str, Any], text: str) -> None:
     """It is refused by name, and nothing is left out silently."""
     with pytest.raises(CapabilityError, match=text):
         make_plan(SandboxSpec(sandbox_id=ID, **spec), IMAGE, "image", "t", {})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bound", "address"),
+    [
+        (Endpoint("unix", "/s"), "0.0.0.0", "127.0.0.1"),
+        (Endpoint("unix", "/s"), "", "127.0.0.1"),
+        (Endpoint("unix", "/s"), "10.1.1.1", "10.1.1.1"),
+        (Endpoint("tcp", "far", 2376), "::", "far"),
+        (Endpoint("ssh", "me@far"), "0.0.0.0", "far"),
+    ],
+)
+def test_where_published_ports_are_reached(endpoint: Endpoint, bound: str, address: str) -> None:
+    """On the daemon's machine, unless they are bound to one of its addresses; without ports there is no address."""
+    labels = make_plan(SandboxSpec(sandbox_id=ID), IMAGE, "image", "t", {}).body["Labels"]
+    container = {"Name": f"/{ID}", "State": {"Status": "running"}, "Config": {"Labels": labels}}
+    published = {
+        "80/tcp": [{"HostIp": bound, "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32769"}],
+        "81/tcp": None,
+    }
+    network = {"NetworkSettings": {"Ports": published}}
+    info = describe({**container, **network}, None, machine=endpoint.machine)
+    assert (dict(info.exposed_ports), info.service_address) == ({80: 32768}, address)
+    info = describe(container, None, machine=endpoint.machine)
+    assert (dict(info.exposed_ports), info.service_address) == ({}, None)
 
 
 HEAD = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"

@@ -16,8 +16,9 @@ from aviato import aio
 from aviato.engines.base import SandboxSpec
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
 from aviato.engines.docker.engine import DockerEngine
+from aviato.engines.docker.images import DEFAULT_IMAGE
 from aviato.models import ExitReason, SandboxStatus
-from tests.helpers.docker import ask, containers
+from tests.helpers.docker import BARE_IMAGE, BUSYBOX_IMAGE, ask, containers, need_busybox
 from tests.helpers.proxy import Proxy
 from tests.local.support import becomes
 
@@ -118,14 +119,24 @@ async def test_an_agent_for_another_python_is_sent_as_source(monkeypatch: pytest
         assert (await sandbox.exec(["echo", "compiled"])).stdout == "compiled\n"
 
 
-async def test_its_limits_hold_when_its_client_is_dead(tmp_path: Path) -> None:
-    """Killed without a word, a client leaves sandboxes that end by themselves, and that prune removes."""
+@pytest.mark.parametrize(
+    ("image", "orphan", "lifetime"),
+    [(DEFAULT_IMAGE, 0.2, 1.0), (BARE_IMAGE, 2.0, 2.0), (BUSYBOX_IMAGE, 2.0, 2.0)],
+    ids=["with Python", "without", "busybox"],
+)
+async def test_its_limits_hold_when_its_client_is_dead(image: str, orphan: float, lifetime: float) -> None:
+    """Killed without a word in the middle of a command, it leaves sandboxes that end by themselves, for prune."""
+    if image == BUSYBOX_IMAGE:
+        need_busybox(image)
     program = (
         "import asyncio, os\nfrom aviato import aio\n"
         "async def main():\n"
-        "    made = [aio.Sandbox.run(engine='docker', orphan_timeout_seconds=0.2),\n"
-        "            aio.Sandbox.run(engine='docker', detached=True, max_lifetime_seconds=1.0)]\n"
+        f"    wanted = dict(engine='docker', container_image={image!r})\n"
+        f"    made = [aio.Sandbox.run(orphan_timeout_seconds={orphan}, **wanted),\n"
+        f"            aio.Sandbox.run(detached=True, max_lifetime_seconds={lifetime}, **wanted)]\n"
         "    for sandbox in made: await sandbox\n"
+        "    sleeper = made[0].exec(['sleep', '600'])\n"
+        "    await made[0].exec(['true'])\n"
         "    print(*(sandbox.sandbox_id for sandbox in made), flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
         "asyncio.run(main())\n"
@@ -187,6 +198,21 @@ async def test_a_daemon_behind_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     async with DockerEngine(Endpoint("ssh", "me@far", 2222)) as engine, aio.Session(engine=engine) as session:
         assert (await session.sandbox().exec(["echo", "far away"])).stdout == "far away\n"
     assert "-p 2222 -- me@far docker system dial-stdio" in (tmp_path / "ssh.log").read_text()
+
+
+async def test_an_ssh_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ssh says is the reason, and letting it go in the middle is no error of the loop."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nexec >&-\nsleep 0.2\necho 'ssh: no such host' >&2\nexec sleep 60\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/local/bin:/usr/bin:/bin")
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    async with DockerEngine(Endpoint("ssh", "far")) as engine:
+        with pytest.raises(aviato.EngineConnectionError, match="cannot be reached to tell its version: ssh: no such"):
+            await engine.prune()
+    await asyncio.sleep(0)
+    assert told == []
 
 
 async def test_labels_tell_other_processes_everything(docker_engine: DockerEngine) -> None:

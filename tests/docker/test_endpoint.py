@@ -36,6 +36,7 @@ def home(tmp_path: Path) -> Path:
         ("tcp://localhost", Endpoint("tcp", "localhost", 2375, source="S")),
         ("tcp://[::1]:1234", Endpoint("tcp", "::1", 1234, source="S")),
         ("ssh://me@host", Endpoint("ssh", "me@host", source="S")),
+        ("ssh://Me@BuildHost", Endpoint("ssh", "Me@BuildHost", source="S")),
         ("ssh://host:2222", Endpoint("ssh", "host", 2222, source="S")),
         ("https://host", Endpoint("tcp", "host", 2376, "", source="S")),
     ],
@@ -48,13 +49,25 @@ def test_addresses(host: str, expected: Endpoint) -> None:
 @pytest.mark.parametrize(
     "host",
     ["", "docker.sock", "unix://docker.sock", "npipe:////./pipe/docker", "tcp://", "tcp://h:99999", "tcp://h/path",
-     "ssh://-oProxyCommand=x", "ssh://-l@host", "fd://", "://"],
+     "tcp://me@h:1", "tcp://h:1?x", "ssh://-oProxyCommand=x", "ssh://-l@host", "fd://", "://"],
 )  # fmt: skip
 def test_what_is_no_address(host: str) -> None:
     """It is named with where it stands and the right form; nothing that ssh would take for an option gets through."""
     with pytest.raises(ConfigurationError, match="DOCKER_HOST must be unix:///PATH") as caught:
         parse_host(host, "DOCKER_HOST")
     assert repr(host) in str(caught.value)
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    """Without them the port would be taken for a part of it."""
+    assert str(parse_host("tcp://[::1]:1234", "S")) == "tcp://[::1]:1234"
+
+
+def test_a_password_for_ssh_is_refused() -> None:
+    """Instead of being dropped; it is not shown."""
+    with pytest.raises(ConfigurationError, match="must not hold a password") as caught:
+        parse_host("ssh://me:secret@host", "DOCKER_HOST")
+    assert "secret" not in str(caught.value)
 
 
 def test_the_order_of_sources(home: Path) -> None:
@@ -108,3 +121,19 @@ def test_tls_needs_certificates_that_can_be_read(home: Path) -> None:
     assert skipping is not None
     assert skipping.verify_mode is ssl.CERT_NONE
     assert parse_host("tcp://host", "S").ssl_context() is None
+
+
+def test_a_directory_of_certificates_that_is_not_there(tmp_path: Path) -> None:
+    """It is named: without it the daemon would be spoken to with other certificates than was asked for."""
+    wanted = {"DOCKER_HOST": "tcp://host", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path / "none")}
+    with pytest.raises(ConfigurationError, match=r"none cannot be used: there is no such directory"):
+        find_endpoint({"HOME": str(tmp_path), **wanted}).ssl_context()
+
+
+def test_an_https_address_trusts_nothing_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ca.pem that lies there by chance is none of its certificates."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.chdir(tmp_path)
+    assert parse_host("https://host", "S").ssl_context() is not None

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,10 +18,17 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from aviato import aio
 from aviato.engines.docker.imagestore import DaemonImages
-from aviato.exceptions import AviatoError, CapabilityError, EngineError, SandboxResourceExhaustedError
+from aviato.exceptions import (
+    AviatoError,
+    CapabilityError,
+    EngineError,
+    SandboxFailedError,
+    SandboxResourceExhaustedError,
+)
 from tests.docker.conftest import Serve
-from tests.helpers.docker import ask, require_docker
+from tests.helpers.docker import ask, containers, require_docker, why_not_busybox
 from tests.helpers.registry import FakeRegistry, Image, digest_of
 from tests.local.test_images import LAYERS, docker_archive, oci_archive, pack
 
@@ -141,6 +149,41 @@ async def test_an_image_that_is_used(name: str, tmp_path: Path) -> None:
 
 
 @real
+@pytest.mark.parametrize(
+    ("processor", "kind", "text", "hint"),
+    [
+        (None, SandboxFailedError, r"ended with code 127: python3: applet not found", "Python 3.8 or later"),
+        (
+            b"\xb7\x00",
+            CapabilityError,
+            r"not made for the Docker daemon's processor, .*exec format error",
+            "--platform",
+        ),
+    ],
+    ids=["that is none", "for another processor"],
+)
+async def test_an_image_whose_python_ends(
+    name: str, tmp_path: Path, processor: bytes | None, kind: type[AviatoError], text: str, hint: str
+) -> None:
+    """What it said is the reason, and nothing is left."""
+    if reason := why_not_busybox():
+        pytest.skip(reason)
+    program = bytearray(await asyncio.to_thread(Path(shutil.which("busybox") or "").read_bytes))
+    if processor is not None:
+        program[18:20] = processor
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_bytes(program)
+    (tmp_path / "bin/python3").chmod(0o755)
+    async with DaemonImages() as images:
+        await images.import_(f"{name}:1", str(tmp_path))
+    before = containers(running=False)
+    with pytest.raises(kind, match=text) as caught:
+        await aio.Sandbox.run(engine="docker", container_image=f"{name}:1")
+    assert hint in str(caught.value.hint)
+    assert set(containers(running=False)) <= set(before)
+
+
+@real
 async def test_a_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same lines as from the local store, and the same policies."""
     require_docker()
@@ -184,6 +227,18 @@ async def test_what_makes_no_sense(
     found, out, err = await run(words[0], "--engine", "docker", *words[1:])
     assert (found, out) == (code, "")
     assert said in err
+
+
+async def test_names_that_are_none_of_ours(serve: Serve) -> None:
+    """A name that others gave, and that we would refuse, is listed as it is."""
+    image = {
+        "Id": "sha256:1",
+        "Size": 1,
+        "Created": 1,
+        "RepoTags": ["host:1", "docker.io/library/x:1", "<none>:<none>"],
+    }
+    async with DaemonImages(await serve({"/images/json": [image]})) as images:
+        assert [info.name for info in await images.list()] == ["host:1", "x:1"]
 
 
 async def test_a_daemon_that_is_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

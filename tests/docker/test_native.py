@@ -34,7 +34,7 @@ from tests.helpers.docker import (
     SHELLLESS_IMAGE,
     ask,
     containers,
-    why_not_busybox,
+    need_busybox,
 )
 from tests.helpers.proxy import Fault, Proxy
 from tests.local.support import becomes
@@ -49,13 +49,6 @@ def image(request: pytest.FixtureRequest) -> str:
     if request.param == "busybox":
         return need_busybox(BUSYBOX_IMAGE)
     return BARE_IMAGE
-
-
-def need_busybox(name: str) -> str:
-    """Skip where the image cannot be made."""
-    if reason := why_not_busybox():
-        pytest.skip(reason)
-    return name
 
 
 @pytest.fixture
@@ -413,33 +406,6 @@ async def test_another_process_uses_and_ends_it(sandbox: aio.Sandbox) -> None:
     )
     assert done.stdout == "from here b'from here'\n", done.stderr
     assert await becomes(lambda: sandbox.status is SandboxStatus.TERMINATED)
-
-
-async def test_its_limits_hold_when_its_client_is_dead(image: str) -> None:
-    """Killed without a word, a client leaves sandboxes that end by themselves."""
-    program = (
-        "import asyncio, os\nfrom aviato import aio\n"
-        "async def main():\n"
-        f"    made = [aio.Sandbox.run(engine='docker', container_image={image!r}, orphan_timeout_seconds=2),\n"
-        f"            aio.Sandbox.run(engine='docker', container_image={image!r}, detached=True,\n"
-        "                            max_lifetime_seconds=2.0)]\n"
-        "    for sandbox in made: await sandbox\n"
-        "    sleeper = made[0].exec(['sleep', '600'])\n"
-        "    await made[0].exec(['true'])\n"
-        "    print(*(sandbox.sandbox_id for sandbox in made), flush=True)\n"
-        "    os.kill(os.getpid(), 9)\n"
-        "asyncio.run(main())\n"
-    )
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
-    )
-    names = done.stdout.split()
-    assert len(names) == 2, done.stderr
-    assert await becomes(lambda: not set(names) & set(containers(running=True)), 20)
-    async with DockerEngine() as engine:
-        ends = [(await engine.get(name)).exit_reason for name in names]
-        assert ends == [ExitReason.TIMEOUT, ExitReason.LIFETIME]
-        assert set(names) <= set(await engine.prune())
 
 
 async def test_a_client_that_lives_keeps_it(image: str) -> None:

@@ -68,6 +68,7 @@ async def test_what_a_create_asks_for(asking: DockerEngine) -> None:
     with answered() as table:
         daemon(table)
         table.get(f"{DAEMON}/images/x:1/json", payload=IMAGE)
+        table.get(f"{DAEMON}/networks/bridge", payload={"Name": "bridge"})
         table.post(f"{DAEMON}/containers/create?name={ID}", status=500, payload={"message": "enough"})
         with pytest.raises(ApiError, match="enough"):
             await asking.create(spec)
@@ -94,6 +95,22 @@ async def test_what_a_create_asks_for(asking: DockerEngine) -> None:
     assert host["Runtime"] == "runsc"
     assert host["ReadonlyRootfs"] is False
     assert host["Tmpfs"] == {}
+
+
+async def test_a_daemon_without_a_network(asking: DockerEngine) -> None:
+    """Is refused by name: it would start the container without one. Podman's own words are no reason."""
+    spec = SandboxSpec(sandbox_id=ID, image="x:1", network=NetworkOptions(egress_mode="internet"))
+    with answered() as table:
+        daemon(table)
+        table.get(f"{DAEMON}/images/x:1/json", payload=IMAGE, repeat=True)
+        table.get(f"{DAEMON}/networks/bridge", status=404, payload={"message": "network bridge not found"})
+        with pytest.raises(CapabilityError, match=r"network\.egress_mode"):
+            await asking.create(spec)
+        assert sent(table, "POST", "/containers/create") == []
+        table.get(f"{DAEMON}/networks/bridge", status=404, payload={"message": "unable to find network"})
+        table.post(f"{DAEMON}/containers/create?name={ID}", status=500, payload={"message": "enough"})
+        with pytest.raises(ApiError, match="enough"):
+            await asking.create(spec)
 
 
 @pytest.mark.parametrize(

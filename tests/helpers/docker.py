@@ -140,6 +140,13 @@ def why_not_busybox() -> str | None:
     return "busybox is not linked statically: apt-get install busybox-static" if _INTERPRETER in kinds else None
 
 
+def need_busybox(name: str) -> str:
+    """Skip where the image cannot be made."""
+    if reason := why_not_busybox():
+        pytest.skip(reason)
+    return name
+
+
 def _busybox_root(programs: tuple[str, ...] | None) -> bytes:
     """Pack busybox under the names of programs; None: of all that it has, and its own."""
     busybox = shutil.which("busybox") or "busybox"

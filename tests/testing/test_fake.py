@@ -32,6 +32,29 @@ async def test_time_limits_follow_the_clock_that_is_given() -> None:
         assert (sandbox.info.ended_at - sandbox.info.created_at).total_seconds() == 86410
 
 
+class Broken(FakeEngine):
+    """An engine with faults of its own, whose errors are nothing that an engine may raise."""
+
+    async def create(self, spec: SandboxSpec) -> aviato.SandboxInfo:
+        """Fail."""
+        raise LookupError(f"cannot create {spec.sandbox_id}")
+
+    async def delete(self, sandbox_id: str, *, missing_ok: bool = False) -> None:
+        """Fail as well."""
+        raise LookupError(f"cannot delete {sandbox_id}, {missing_ok}")
+
+
+async def test_a_start_whose_undoing_fails_too_is_heard_of() -> None:
+    """Whoever waits gets the reason of the start, and does not wait for ever."""
+    async with asyncio.timeout(10):
+        sandbox = aio.Sandbox.run(engine=Broken())
+        with pytest.raises(LookupError, match="cannot create"):
+            await sandbox
+        with pytest.raises(LookupError, match="cannot create"):
+            await sandbox.exec(["true"])
+    assert sandbox.status is aviato.SandboxStatus.FAILED
+
+
 async def test_idle_time_runs_only_between_commands() -> None:
     """A running command keeps the sandbox; its end starts the clock."""
     clock = ManualClock()

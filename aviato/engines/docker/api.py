@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
@@ -24,6 +25,7 @@ OLDEST = (1, 41)
 REQUEST_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _LARGEST_ANSWER = 64 << 20
+_LONGEST_SAMPLE = 120
 
 
 class ApiError(EngineResponseError):
@@ -52,6 +54,7 @@ class Api:
         Raises:
             ConfigurationError: Certificates cannot be read.
             EngineConnectionError: The daemon cannot be reached.
+            EngineProtocolError: What is there is no Docker daemon, or wants TLS.
             EngineError: It is too old.
         """
         async with self._opening:
@@ -59,7 +62,7 @@ class Api:
                 return
             if self._session is None:
                 self._session = await self._make_session()
-            self.version = await self.request("GET", "/version", what="tell its version")
+            self.version = await self._ask_version()
             newest = _number(self.version.get("ApiVersion"))
             if newest < OLDEST:
                 raise EngineError(
@@ -69,6 +72,28 @@ class Api:
                 )
             used = max(OLDEST, _number(self.version.get("MinAPIVersion")))
             self._prefix = f"/v{used[0]}.{used[1]}"
+
+    async def _ask_version(self) -> dict[str, Any]:
+        what = "tell its version"
+        try:
+            found = await self.request("GET", "/version", what=what)
+        except ApiError as error:
+            if "HTTPS server" not in error.said:
+                raise
+            raise EngineProtocolError(
+                f"the Docker daemon at {self.endpoint} speaks TLS: {error.said}",
+                hint="Set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the directory with its certificates.",
+            ) from error
+        if isinstance(found, dict) and "ApiVersion" in found:
+            return found
+        raise self._no_daemon(what, found)
+
+    def _no_daemon(self, what: str, found: object) -> EngineProtocolError:
+        source = f", found in {self.endpoint.source}," if self.endpoint.source else ""
+        return EngineProtocolError(
+            f"what answers at {self.endpoint}{source} is no Docker daemon: asked to {what}, it sent {_short(found)}",
+            hint="See `docker context ls` and DOCKER_HOST, or what a proxy in between does.",
+        )
 
     async def _make_session(self) -> aiohttp.ClientSession:
         import aiohttp  # noqa: PLC0415 - only who uses Docker pays for it
@@ -94,7 +119,7 @@ class Api:
         if self._socket_path() is not None:
             return f"http://docker{self.path(path)}"
         scheme = "http" if self.endpoint.tls is None else "https"
-        return f"{scheme}://{self.endpoint.address}:{self.endpoint.port}{self.path(path)}"
+        return f"{scheme}://{self.endpoint.authority}{self.path(path)}"
 
     async def request(
         self,
@@ -112,6 +137,7 @@ class Api:
 
         Raises:
             ApiError: The daemon answered with an error; `what` says what it was asked to do.
+            EngineProtocolError: It answered with something else than it says, or with too much.
             EngineConnectionError: It cannot be reached, or did not answer in `seconds`; `outcome` says whether it may
                 have done what it was asked for.
         """
@@ -124,7 +150,12 @@ class Api:
                 content = await _read_all(response)
         if not content:
             return None
-        return json.loads(content) if response.content_type == "application/json" else content
+        if response.content_type != "application/json":
+            return content
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise self._no_daemon(what, content) from error
 
     async def head(self, path: str, *, what: str, params: Mapping[str, str] | None = None) -> Mapping[str, str]:
         """Ask for the headers of an answer only.
@@ -200,20 +231,45 @@ class Api:
         import aiohttp  # noqa: PLC0415 - loaded long ago
 
         unsent = isinstance(error, (aiohttp.ClientConnectorError, FileNotFoundError, ConnectionRefusedError))
-        number = getattr(error, "errno", None) or getattr(getattr(error, "os_error", None), "errno", None)
-        hints = {
-            2: "Is it running, and there? See `docker context ls`, DOCKER_HOST, or `systemctl start docker`.",
-            111: "Is it running? systemctl start docker",
-            13: "Join the group `docker` (usermod -aG docker USER, log in again), or use rootless Docker or Podman.",
-        }
-        found = f", found in {self.endpoint.source}" if self.endpoint.source else ""
-        text = self._proxy.complaint if self._proxy is not None and self._proxy.complaint else str(error)
+        found = f", found in {self.endpoint.source}," if self.endpoint.source else ""
+        complaint = self._proxy.complaint if self._proxy is not None else ""
+        text = complaint or str(error) or type(error).__name__
+        daemon = f"the Docker daemon at {self.endpoint}{found}"
         return EngineConnectionError(
-            f"the Docker daemon at {self.endpoint}{found} cannot be reached to {what}: {text}",
-            hint=hints.get(number or 0),
+            f"{daemon} cannot be reached to {what}: {text}"
+            if unsent or complaint
+            else f"{daemon} did not {what}, for the connection broke: {text}",
+            hint=self._hint(error, unsent=unsent),
             retryable=True,
             outcome=Outcome.NOT_APPLIED if unsent else Outcome.UNKNOWN,
         )
+
+    def _hint(self, error: BaseException, *, unsent: bool) -> str:
+        """Say what to look at next."""
+        import ssl  # noqa: PLC0415 - only who meets an error needs it
+
+        cause = getattr(error, "os_error", None) or error
+        version = f"`docker --host {self.endpoint} version`"
+        hints = {
+            errno.EACCES: "Join the group `docker` (usermod -aG docker USER, log in again), "
+            "or use rootless Docker or Podman.",
+            errno.ENOENT: "Is it running, and there? See `docker context ls`, DOCKER_HOST, "
+            "or `systemctl start docker`.",
+        }
+        hint = "Is it running? systemctl start docker"
+        if self.endpoint.kind == "ssh":
+            hint = f"See what {version} says."
+        elif isinstance(cause, ssl.SSLError):
+            hint = "Does it speak TLS there? For certificates of your own: DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH."
+        elif found := hints.get(getattr(cause, "errno", None) or 0):
+            hint = found
+        elif not unsent and self.endpoint.tls is not None:
+            hint = f"Does it accept the certificate in DOCKER_CERT_PATH ({self.endpoint.tls or 'none'})? See {version}."
+        elif not unsent:
+            hint = f"Is it a Docker daemon, and does it run? See {version}, and its log: journalctl -u docker"
+        elif self.endpoint.kind == "tcp":
+            hint = f"Does it run there, and listen on this port? See {version}."
+        return hint
 
     async def raw_connection(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Open a connection for a request that takes it over.
@@ -255,6 +311,11 @@ async def _read_all(response: aiohttp.ClientResponse) -> bytes:
         if size > _LARGEST_ANSWER:
             raise EngineProtocolError(f"the Docker daemon's answer has more than {_LARGEST_ANSWER >> 20} MiB")
     return b"".join(pieces)
+
+
+def _short(found: object) -> str:
+    text = repr(found)
+    return text if len(text) <= _LONGEST_SAMPLE else text[:_LONGEST_SAMPLE] + "..."
 
 
 def _number(version: object) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
 import tarfile
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -30,6 +31,10 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AGENT_CAPABILITIES = ("KILL", "SETGID", "SETPCAP", "SETUID")
 _LOG = {"Type": "json-file", "Config": {"max-size": "8m", "max-file": "2"}}
 _NOBODY = 65534
+_OWN_PLACES = ("/proc/", "/sys/", "/dev/")
+_OWN_FILES = frozenset({"/etc/hostname"})
+_OWN_FILES_WITH_NETWORK = frozenset({"/etc/hosts", "/etc/resolv.conf"})
+"""What the daemon writes for each container, over what the image and the archive have."""
 _SECRETS_OPTIONS = "rw,noexec,nosuid,nodev,size=1m,mode=1777"
 
 
@@ -73,6 +78,7 @@ def refuse(spec: SandboxSpec) -> None:
             "mounted_files: a Docker daemon puts no files into a container whose file system is read-only",
             hint="Leave read_only out, or bring the files in an image or a volume.",
         )
+    _refuse_places(spec)
     if spec.resources.gpu_type is not None:
         raise CapabilityError("resources.gpu.type: a Docker daemon does not choose among kinds of GPUs")
     memory = spec.resources.memory_bytes or MEMORY_BYTES
@@ -81,6 +87,18 @@ def refuse(spec: SandboxSpec) -> None:
     processes = spec.resources.max_processes or PROCESSES
     if processes < LEAST_PROCESSES:
         raise CapabilityError(f"processes: {processes} are too few", hint=f"Give it {LEAST_PROCESSES} or more.")
+
+
+def _refuse_places(spec: SandboxSpec) -> None:
+    """Refuse files that would be covered by what each container has for itself."""
+    covered = _OWN_FILES if spec.network.egress_mode == "none" else _OWN_FILES | _OWN_FILES_WITH_NETWORK
+    for file in spec.mounted_files:
+        clean = "/" + posixpath.normpath(file.path).lstrip("/")
+        if f"{clean}/".startswith(_OWN_PLACES) or clean in covered:
+            raise CapabilityError(
+                f"mounted_files: {file.path!r} is in a place that belongs to the container itself",
+                hint="Choose another path; what is put there would not be seen.",
+            )
 
 
 def make_plan(spec: SandboxSpec, image: Mapping[str, Any], name: str, token: str, daemon: Mapping[str, Any]) -> Plan:

@@ -45,7 +45,7 @@ def _checks(endpoint: Endpoint, version: dict[str, Any], info: dict[str, Any]) -
             "daemon",
             ok=True,
             detail=f"{endpoint}, {version.get('Version')} with API {version.get('ApiVersion')}, "
-            f"{info.get('OperatingSystem')}, {info.get('Architecture')}, found by {endpoint.source}",
+            f"{info.get('OperatingSystem')}, {info.get('Architecture')}, found in {endpoint.source}",
         ),
         _check_ids(info),
         _check_seccomp(info),

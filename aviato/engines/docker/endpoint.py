@@ -41,8 +41,18 @@ class Endpoint:
 
     def __str__(self) -> str:
         """Show it as `DOCKER_HOST` has it."""
-        port = "" if self.port is None else f":{self.port}"
-        return f"{self.kind}://{self.address}{port}"
+        return f"{self.kind}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """What stands between scheme and path of its URL; of a socket, its path."""
+        address = f"[{self.address}]" if self.kind == "tcp" and ":" in self.address else self.address
+        return address if self.port is None else f"{address}:{self.port}"
+
+    @property
+    def machine(self) -> str:
+        """Name or address of the machine that the daemon runs on, as it is reached from here."""
+        return "127.0.0.1" if self.kind == "unix" else self.address.rpartition("@")[2]
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """Make the TLS settings.
@@ -52,14 +62,16 @@ class Endpoint:
         """
         if self.tls is None:
             return None
-        folder = Path(self.tls)
+        folder = Path(self.tls) if self.tls else None  # none: an https:// address, and the machine's authorities
         try:
-            authority = folder / "ca.pem"
-            context = ssl.create_default_context(cafile=str(authority) if authority.exists() else None)
+            if folder is not None and self.verify and not folder.is_dir():
+                raise NotADirectoryError("there is no such directory")
+            authority = None if folder is None else folder / "ca.pem"
+            context = ssl.create_default_context(cafile=str(authority) if authority and authority.exists() else None)
             if not self.verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
-            if (folder / "cert.pem").exists():
+            if folder is not None and (folder / "cert.pem").exists():
                 context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
         except OSError as error:
             raise ConfigurationError(
@@ -111,15 +123,29 @@ def parse_host(host: str, source: str, *, tls: str | None = None, verify: bool =
         name, port = parts.hostname, parts.port
     except ValueError:
         raise problem from None
-    if not name or parts.path not in {"", "/"}:
+    if not name or parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise problem
     if kind == "ssh":
+        if parts.password is not None:
+            raise ConfigurationError(
+                f"{source} must not hold a password, which ssh does not take; got ssh://{parts.username}:...@{name}",
+                hint=f"Use a key: ssh-copy-id {parts.username}@{name}",
+            )
         if name.startswith("-") or (parts.username or "").startswith("-"):
             raise problem  # it would be an option of the ssh command
+        name = _as_written(name, parts.netloc)
         return Endpoint("ssh", f"{parts.username}@{name}" if parts.username else name, port, source=source)
+    if "@" in parts.netloc:
+        raise problem  # a daemon has no users
     if kind == "https" and tls is None:
         tls = ""
     return Endpoint("tcp", name, port or _PORTS[tls is not None], tls, verify, source)
+
+
+def _as_written(name: str, netloc: str) -> str:
+    """Undo the lower case of a host's name: those in ~/.ssh/config may have capitals, and ssh tells them apart."""
+    at = netloc.lower().rindex(name)
+    return netloc[at : at + len(name)]
 
 
 def _of_context(config: Path, name: str, source: str) -> Endpoint:

@@ -24,12 +24,13 @@ from aviato.engines.docker import exits, logs, native_plan, records, stage
 from aviato.engines.docker.api import Api, ApiError
 from aviato.engines.docker.container import Plan, make_plan
 from aviato.engines.docker.endpoint import Endpoint, find_endpoint
-from aviato.engines.docker.events import attended
+from aviato.engines.docker.events import attended, parsed, read_event
 from aviato.engines.docker.hijack import ExecStream
 from aviato.engines.docker.images import DEFAULT_IMAGE, ensure_image
 from aviato.engines.docker.native import NativeAgent
-from aviato.engines.docker.refusals import explain_start
+from aviato.engines.docker.refusals import check_network, explain_end, explain_start
 from aviato.exceptions import (
+    AviatoError,
     EngineConnectionError,
     EngineError,
     Outcome,
@@ -48,6 +49,7 @@ _NOT_FOUND, _CONFLICT = 404, 409
 _CREATES_AT_ONCE = 16
 _KILL_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 0.5
+_WHY_SECONDS = 2.0
 _OPEN_SECONDS = 20.0
 _UNDO_SECONDS = 10.0
 _QUIET_SECONDS = 30.0
@@ -120,6 +122,7 @@ class DockerEngine(Engine):
             name = spec.image or DEFAULT_IMAGE
             image = await ensure_image(self._api, name, spec.pull_policy, spec.on_pull_progress)
             self._since = self._since or time.time() - _CLOCK_MARGIN
+            await check_network(self._api, spec)
             async with self._creates:
                 try:
                     await self._make(spec, self._plan(spec, image, name), image)
@@ -144,20 +147,40 @@ class DockerEngine(Engine):
             return
         try:
             await self._run(spec, plan)
-        except ApiError as error:
+        except EngineError as error:
             try:
                 if not plan.native and native_plan.lacks_python(error):
                     facts = await native_plan.look(self._api, sandbox_id, native_plan.image_path(image))
                     raise native_plan.NoPythonError(facts) from error
+                ended = await self._why_ended(spec)
             finally:
                 await self._remove_surely(sandbox_id)
-            raise explain_start(error, spec) from error
+            if ended is not None:
+                raise ended from error
+            if isinstance(error, ApiError):
+                raise explain_start(error, spec) from error
+            raise
         except BaseException:
             await self._remove_surely(sandbox_id)
             raise
         self._attached.add(sandbox_id)
         if not spec.detached:
             self._made.add(sandbox_id)
+
+    async def _why_ended(self, spec: SandboxSpec) -> AviatoError | None:
+        """Say why the first process of a container ended by itself, None when it did not or nobody can tell."""
+        with contextlib.suppress(EngineError, SandboxNotFoundError, TimeoutError):
+            async with asyncio.timeout(_WHY_SECONDS):
+                container = await self._find(spec.sandbox_id)
+                if container is None or container["State"]["Status"] == "created" or container["State"].get("Error"):
+                    return None
+                if not await self._ended(container["Id"], _LAST_WORDS_SECONDS):
+                    return None
+                said = await logs.said_at_end(self._api, container)
+                container = await self._known(spec.sandbox_id)
+            name, machine = spec.image or DEFAULT_IMAGE, str(self._daemon.get("Architecture"))
+            return explain_end(name, container["State"]["ExitCode"], said, machine, spec)
+        return None
 
     async def _create_container(self, spec: SandboxSpec, plan: Plan) -> bool:
         """Create it; false when it is there already, by an equal request."""
@@ -294,7 +317,7 @@ class DockerEngine(Engine):
         if records.is_over(container["State"]):
             with contextlib.suppress(ApiError):
                 words, complaint = await logs.last_words(self._api, container)
-        return records.describe(container, words, complaint)
+        return records.describe(container, words, complaint, machine=self._api.endpoint.machine)
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
         """Look one sandbox up; see `Engine.get`."""
@@ -323,15 +346,11 @@ class DockerEngine(Engine):
         await self._open()
         filters = {"label": [f"{records.USER_LABEL}={records.user_name()}"], "type": ["container"]}
         params = {"filters": json.dumps(filters), "since": f"{self._since:.9f}"}
-        pending = b""
         pieces = self._api.stream("GET", "/events", params=params, what="tell its events")
-        async for piece in attended(self._api, pieces, self.quiet_seconds):
-            *lines, pending = (pending + piece).split(b"\n")
-            for line in lines:
-                event = json.loads(line)
-                self._since = event["timeNano"] / 1e9
-                sandbox_id = event["Actor"]["Attributes"].get(records.SANDBOX_LABEL)
-                if sandbox_id in self._attached and event["Action"] in {"die", "pause", "unpause"}:
+        async with contextlib.aclosing(parsed(attended(self._api, pieces, self.quiet_seconds))) as events:
+            async for event in events:
+                self._since, action, sandbox_id = read_event(event)
+                if sandbox_id in self._attached and action in {"die", "pause", "unpause"}:
                     with contextlib.suppress(SandboxNotFoundError):  # removed meanwhile, by whoever ended it
                         info = await self.get(sandbox_id)
                         yield info

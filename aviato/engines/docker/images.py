@@ -11,18 +11,18 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aviato.engines.docker.api import ApiError
+from aviato.engines.docker.events import parsed
 from aviato.exceptions import (
     AviatoAuthenticationError,
     CapabilityError,
     EngineConnectionError,
     EngineError,
-    EngineProtocolError,
     ImageNotFoundError,
     SandboxResourceExhaustedError,
 )
 from aviato.models import PullProgress, PullState
 from aviato.registry import credentials
-from aviato.registry.names import Reference
+from aviato.registry.names import HOST, Reference, normalize
 
 if TYPE_CHECKING:
     from aviato._defaults import PullPolicy
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 _NOT_FOUND = 404
-_LONGEST_MESSAGE = 1 << 20
 
 Progress = Callable[[PullProgress], object]
 _STATES = {
@@ -44,6 +43,8 @@ _STATES = {
     "Already exists": PullState.PRESENT,
 }
 """What a daemon says of a layer."""
+_UNREACHED = ("dial tcp", "no such host", "timeout", "connection refused", "connection reset", "lookup ", "eof")
+"""What a daemon says when it does not get to a registry."""
 _WHOLE = {PullState.DOWNLOADED, PullState.UNPACKED, PullState.PRESENT}
 
 
@@ -64,12 +65,19 @@ async def ensure_image(
     """Look an image up, pulling it when the policy wants that.
 
     Raises:
-        ImageNotFoundError: No registry has it, or none is to be asked.
+        ValueError: The name is not one for an image; the daemon is not asked.
+        ImageNotFoundError: No registry has it, or none is to be asked, or it is `host`.
         AviatoAuthenticationError: Its registry does not let this user have it.
         CapabilityError: There is none for the daemon's kind of machine.
         SandboxResourceExhaustedError: The daemon's disk is full.
         EngineError: The daemon failed, or reaches no registry.
     """
+    if normalize(name) == HOST:  # and what is no name must not become a part of a request's path
+        raise ImageNotFoundError(
+            "image 'host' is this machine's own root file system, which the local engine alone has",
+            image=name,
+            hint="Use the local engine, or another name.",
+        )
     found = None if policy == "always" else await find_image(api, name)
     if found is None and policy == "never":
         raise ImageNotFoundError(
@@ -115,27 +123,9 @@ async def messages(api: Api, method: str, path: str, **more: Any) -> AsyncGenera
         EngineProtocolError: It sent something else.
         EngineError: As `Api.stream`.
     """
-    pending = b""
-    async with contextlib.aclosing(api.stream(method, path, **more)) as pieces:
-        async for piece in pieces:
-            *lines, pending = (pending + piece).split(b"\n")
-            if len(pending) > _LONGEST_MESSAGE:
-                raise EngineProtocolError(f"the Docker daemon sent a message of more than {_LONGEST_MESSAGE >> 20} MiB")
-            for message in filter(None, map(_message, lines)):
-                yield message
-    last = _message(pending)
-    if last is not None:
-        yield last
-
-
-def _message(line: bytes) -> dict[str, Any] | None:
-    if not line.strip():
-        return None
-    try:
-        message = json.loads(line)
-    except ValueError as error:
-        raise EngineProtocolError(f"the Docker daemon sent {line[:100]!r} where JSON is due") from error
-    return message if isinstance(message, dict) else None
+    async with contextlib.aclosing(parsed(api.stream(method, path, **more))) as told:
+        async for message in told:
+            yield message
 
 
 class _Layers:
@@ -162,10 +152,7 @@ class _Layers:
 
 def _login(name: str) -> str:
     """Return the user's login at an image's registry, as the daemon wants it; an empty one where there is none."""
-    try:
-        registry = Reference.parse(name).registry
-    except ValueError as error:
-        raise ImageNotFoundError(f"image {name!r} cannot be pulled: {error}", image=name) from error
+    registry = Reference.parse(name).registry
     found = credentials.find(registry)
     login: dict[str, str] = {}
     if found is not None and found.identity_token:
@@ -184,18 +171,33 @@ def _explain(name: str, said: str) -> Exception:
         )
     if "no matching manifest" in text or "does not match the specified platform" in text:
         return CapabilityError(f"image {name!r} has no variant for the Docker daemon's machine: {said}")
-    if "unauthorized" in text or "authentication required" in text or "denied: " in text.replace("access denied", ""):
+    return _explain_registry(name, said, text)
+
+
+def _explain_registry(name: str, said: str, text: str) -> Exception:
+    if "toomanyrequests" in text or "rate limit" in text:
+        return EngineError(
+            f"image {name!r} could not be pulled now, for its registry limits how often one may: {said}",
+            hint="Wait, or log in for a higher limit: docker login. Or pull from a mirror.",
+            retryable=True,
+        )
+    unknown = "does not exist or may require" in text  # Docker Hub, which tells nobody what is private
+    wanted = ("unauthorized", "authentication required", "no basic auth credentials", "denied: ")
+    if not unknown and (text == "denied" or any(word in text.replace("access denied", "") for word in wanted)):
         return AviatoAuthenticationError(f"image {name!r} may not be pulled: {said}", hint="docker login REGISTRY")
-    if any(
-        word in text
-        for word in ("not found", "manifest unknown", "does not exist", "access denied", "invalid reference")
-    ):
+    if unknown or any(word in text for word in ("not found", "manifest unknown", "does not exist", "access denied")):
         return ImageNotFoundError(
             f"image {name!r} is neither on the Docker daemon nor in its registry: {said}",
             image=name,
             hint="See `docker image ls`; for a private registry: docker login REGISTRY.",
         )
-    if any(word in text for word in ("dial tcp", "no such host", "timeout", "connection refused", "lookup ")):
+    if any(word in text for word in ("https client", "x509: ", "tls: ")):
+        return EngineConnectionError(
+            f"image {name!r} is not on the Docker daemon, and its registry cannot be trusted: {said}",
+            hint="Give the daemon its certificate (/etc/docker/certs.d/REGISTRY/ca.crt), or name it in "
+            "insecure-registries of /etc/docker/daemon.json.",
+        )
+    if any(word in text for word in _UNREACHED):
         return EngineConnectionError(
             f"image {name!r} is not on the Docker daemon, and its registry cannot be reached: {said}",
             hint=f"On a machine with network: docker pull {name}; docker save {name}. Here: docker load.",

@@ -76,7 +76,7 @@ class DaemonImages:
         found = await self._api.request("GET", "/images/json", what="list its images")
         return sorted(
             (
-                ImageInfo(normalize(name), "image", image["Id"], image["Size"], created=float(image["Created"]))
+                ImageInfo(_spelled(name), "image", image["Id"], image["Size"], created=float(image["Created"]))
                 for image in found
                 for name in _names(image)
             ),
@@ -226,6 +226,14 @@ def _checked(name: str, *, given: bool = False) -> str:
     if given and "@" in name:
         raise ValueError(f"image {name!r}: a digest cannot be given to an image, write a name and a tag")
     return name
+
+
+def _spelled(name: str) -> str:
+    """Return the one spelling of a name that the daemon has, as it is where we have none for it."""
+    try:
+        return normalize(name)
+    except ValueError:
+        return name
 
 
 def _names(image: Mapping[str, Any]) -> builtins.list[str]:

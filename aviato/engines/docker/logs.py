@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _HEAD = 8
 _STREAMS = {1: "stdout", 2: "stderr"}
+WRONG_PROCESSOR = b"exec format error"
+"""How the log of a container ends whose first program is made for another processor."""
+_LONGEST_SAID = 1000
 _LAST_LINES = 16
 """How far from the end the last words may be: the main command's last output is written at the same time."""
 
@@ -32,9 +35,18 @@ async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords 
         if token and len(words) == 3 and words[0] == token:  # noqa: PLR2004 - the token and its two numbers
             with contextlib.suppress(ValueError):
                 found = LastWords(int(words[1]), int(words[2]))
-        elif words[:1] == [b"aviato:"] or words[:2] == [b"aviato", b"agent:"]:
+        elif words[:1] == [b"aviato:"] or words[:2] == [b"aviato", b"agent:"] or data.strip().endswith(WRONG_PROCESSOR):
             complaint = data.decode("utf-8", "replace").strip()
     return found, complaint
+
+
+async def said_at_end(api: Api, container: Mapping[str, Any]) -> str:
+    """Read the end of what a container wrote, in one line and without the token; empty when it wrote nothing."""
+    token = token_of(container)
+    params = {"stdout": "1", "stderr": "1", "tail": str(_LAST_LINES)}
+    content = await api.request("GET", f"/containers/{container['Id']}/logs", params=params, what="read a log")
+    pieces = [data for _, data in _pieces(content or b"")[0] if not token or token not in data]
+    return " ".join(b"".join(pieces).decode("utf-8", "replace").split())[-_LONGEST_SAID:]
 
 
 def token_of(container: Mapping[str, Any]) -> bytes:

@@ -43,7 +43,7 @@ class NativeAgent(ServedAgent):
     """Serves the clients that this process has in one container."""
 
     def __init__(self, api: Api, container: dict[str, Any], on_done: Callable[[NativeAgent], None]) -> None:
-        super().__init__()
+        super().__init__(NativeCommand, Reading, Writing)
         record = records.read_record(container["Config"]["Labels"])["native"]
         self.api = api
         self.sandbox_id: str = container["Config"]["Labels"][records.SANDBOX_LABEL]
@@ -100,18 +100,6 @@ class NativeAgent(ServedAgent):
             task.get_loop().call_exception_handler(context)
 
     # What ServedAgent asks for
-
-    def command(self, connection: AgentConnection, stream: int, flags: int, limits: tuple[int, int]) -> NativeCommand:
-        """Make a command that is not started yet."""
-        return NativeCommand(self, connection, stream, flags, limits)
-
-    def reading(self, connection: AgentConnection, stream: int, payload: bytes) -> Reading:
-        """Begin to read a file."""
-        return Reading(self, connection, stream, payload)
-
-    def writing(self, connection: AgentConnection, stream: int, payload: bytes) -> Writing:
-        """Begin to write a file."""
-        return Writing(self, connection, stream, payload)
 
     @property
     def is_ending(self) -> bool:

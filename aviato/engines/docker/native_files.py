@@ -18,20 +18,11 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import IO, TYPE_CHECKING, Any
 
-from aviato.agent.frames import (
-    DATA_CHUNK,
-    S_FILE_READ,
-    S_FILE_WRITE,
-    S_OFFSET,
-    UNABLE,
-    FrameType,
-    WriteFlags,
-    unpack_strings,
-)
-from aviato.agent.served_streams import Input
+from aviato.agent.frames import DATA_CHUNK, UNABLE, WriteFlags
+from aviato.agent.served_files import ServedReading, ServedTransfer, ServedWriting
 from aviato.engines.docker import native_scripts
 from aviato.engines.docker.api import ApiError
-from aviato.exceptions import AgentProtocolError, EngineError
+from aviato.exceptions import EngineError
 
 if TYPE_CHECKING:
     from aviato.agent.served import AgentConnection
@@ -51,18 +42,13 @@ _ERRORS |= {"Operation not permitted": errno.EPERM, "not permitted": errno.EPERM
 _ERRORS |= {"no space left": errno.ENOSPC, "permission denied": errno.EACCES, "not a directory": errno.ENOTDIR}
 
 
-def _path(payload: bytes, offset: int) -> str:
-    texts, end = unpack_strings(payload, offset)
-    if end != len(payload) or len(texts) != 1:
-        raise AgentProtocolError("a transfer needs one path")
-    path = os.fsdecode(texts[0])
+def _check_path(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
         raise OSError(UNABLE, "names that are not UTF-8 need python3 in the image") from None
     if "\0" in path:
         raise OSError(errno.EINVAL, "a path with a null byte")
-    return path
 
 
 def _error(error: EngineError) -> OSError:
@@ -73,13 +59,13 @@ def _error(error: EngineError) -> OSError:
     return OSError(number, said)
 
 
-class _Transfer:
-    """What both directions share."""
+class _Transfer(ServedTransfer):
+    """What both directions do by the daemon."""
 
-    def __init__(self, agent: NativeAgent, connection: AgentConnection, stream: int) -> None:
+    def __init__(self, agent: NativeAgent, connection: AgentConnection, stream: int, payload: bytes) -> None:
+        super().__init__(agent, connection, stream, payload)
+        _check_path(self.path)
         self.agent = agent
-        self.connection: AgentConnection | None = connection
-        self.stream = stream
         self._work: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -104,27 +90,11 @@ class _Transfer:
     async def _run(self) -> None:
         raise NotImplementedError
 
-    def _fail(self, error: OSError) -> None:
-        if self.connection is not None:
-            self.agent.fail(self.connection, self.stream, error)
-
-    def _send(self, type_: FrameType, *payload: bytes) -> None:
-        if self.connection is not None:
-            self.connection.send(type_, self.stream, *payload)
-
     def release(self) -> None:
         """End the transfer; what was begun is undone."""
-        if self.connection is not None:
-            self.connection.streams.pop(self.stream, None)
-            self.connection = None
-        self.agent.streams.pop(self.stream, None)
+        super().release()
         if self._work is not None and self._work is not asyncio.current_task():
             self._work.cancel()
-        self.agent.touch()
-
-    def detach(self) -> None:
-        """The client is gone."""
-        self.release()
 
     # The daemon
 
@@ -211,17 +181,11 @@ def _pax_size(records_: bytes) -> int:
     return 0
 
 
-class Reading(_Transfer):
+class Reading(_Transfer, ServedReading):
     """A file on its way to the client, as far as its credit goes."""
 
-    def __init__(self, agent: NativeAgent, connection: AgentConnection, stream: int, payload: bytes) -> None:
-        super().__init__(agent, connection, stream)
-        self._offset, length, self._limit = S_FILE_READ.unpack_from(payload)
-        self._end = self._offset + length
-        self._name = _path(payload, S_FILE_READ.size)
-
     async def _run(self) -> None:
-        path, found = await self._resolve(self._name)
+        path, found = await self._resolve(self.path)
         if found is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         position = 0
@@ -230,77 +194,55 @@ class Reading(_Transfer):
             async for piece in pieces:
                 if isinstance(piece, tarfile.TarInfo):
                     continue
-                skipped = min(len(piece), max(0, self._offset - position))
+                skipped = min(len(piece), max(0, self.offset - position))
                 position += len(piece)
-                await self._deliver(piece[skipped:])
-                if self._offset >= self._end:
+                await self._hand_on(piece[skipped:])
+                if self.offset >= self.end:
                     break
-        self._send(FrameType.FILE_END, S_OFFSET.pack(self._offset))
-        self.release()
+        self._complete(self.offset)
 
-    async def _deliver(self, data: bytes) -> None:
-        view = memoryview(data)[: self._end - self._offset]
+    async def _hand_on(self, data: bytes) -> None:
+        view = memoryview(data)[: self.end - self.offset]
         while view:
-            room = min(self._limit - self._offset, DATA_CHUNK)
+            room = min(self.limit - self.offset, DATA_CHUNK)
             if room <= 0 or self.connection is None or self.connection.blocked:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            self._send(FrameType.STDOUT, S_OFFSET.pack(self._offset), bytes(view[:room]))
-            self._offset += len(view[:room])
+            self._deliver(bytes(view[:room]))
             view = view[room:]
 
-    def take_input(self, payload: bytes, *, end: bool) -> None:
-        """Refuse input.
 
-        Raises:
-            AgentProtocolError: Always.
-        """
-        del payload, end
-        raise AgentProtocolError("input for a file that is read")
-
-    def credit(self, _which: int, limit: int) -> None:
-        """Take CREDIT."""
-        self._limit = max(self._limit, limit)
-        self.pump()
-
-
-class Writing(_Transfer):
+class Writing(_Transfer, ServedWriting):
     """A file on its way from the client; with ATOMIC the name shows the whole content or the old one."""
 
     def __init__(self, agent: NativeAgent, connection: AgentConnection, stream: int, payload: bytes) -> None:
-        super().__init__(agent, connection, stream)
-        self._flags, mode = S_FILE_WRITE.unpack_from(payload)
-        self._mode = mode & 0o7777
-        self._name = _path(payload, S_FILE_WRITE.size)
-        if self._name.endswith("/"):
+        super().__init__(agent, connection, stream, payload)
+        if self.path.endswith("/"):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        self._input = Input()
-        self._size = 0
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed by release
         self._owner = (0, 0)
 
     async def _run(self) -> None:
-        path, found = await self._resolve(self._name)
-        if self._flags & WriteFlags.ATOMIC:
+        path, found = await self._resolve(self.path)
+        if self.flags & WriteFlags.ATOMIC:
             await self._need_move()
         if found is not None:
             pieces = self._pieces(path)
             async with contextlib.aclosing(pieces):
                 async for entry in pieces:
                     if isinstance(entry, tarfile.TarInfo):
-                        self._mode, self._owner = entry.mode & 0o7777, (entry.uid, entry.gid)
+                        self.mode, self._owner = entry.mode & 0o7777, (entry.uid, entry.gid)
                     break
         while not self._input.ended:
             self._changed.clear()
             await self._changed.wait()
         folder, name = posixpath.split(path)
-        if self._flags & WriteFlags.ATOMIC:
+        if self.flags & WriteFlags.ATOMIC:
             await self._put_in_place(folder, path)
         else:
             await self._put(folder or "/", name)
-        self._send(FrameType.FILE_END, S_OFFSET.pack(self._size))
-        self.release()
+        self._complete(self._input.accepted)
 
     async def _put_in_place(self, folder: str, path: str) -> None:
         name = f".aviato-{self.stream:016x}"
@@ -327,25 +269,25 @@ class Writing(_Transfer):
 
     async def _put(self, folder: str, name: str) -> None:
         """Put what came into a folder."""
-        if self._flags & WriteFlags.PARENTS and await self._look(folder) is None:
+        if self.flags & WriteFlags.PARENTS and await self._look(folder) is None:
             folder, name = "/", posixpath.join(folder, name).lstrip("/")  # the daemon makes what is missing
         await self._put_at(folder, name)
 
     async def _put_at(self, folder: str, name: str) -> None:
         request = self.agent.api.request(
             "PUT", self._archive, params={"path": folder}, data=self._tar(name), headers=_TAR,
-            what=f"write {self._name}", seconds=_WRITE_SECONDS,
+            what=f"write {self.path}", seconds=_WRITE_SECONDS,
         )  # fmt: skip
         await request
 
     async def _tar(self, name: str) -> AsyncIterator[bytes]:
         entry = tarfile.TarInfo(name)
-        entry.size, entry.mode, (entry.uid, entry.gid) = self._size, self._mode, self._owner
+        entry.size, entry.mode, (entry.uid, entry.gid) = self._input.accepted, self.mode, self._owner
         yield entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
         self._file.seek(0)
         while piece := self._file.read(_SLICE):
             yield piece
-        yield bytes(-self._size % _BLOCK + 2 * _BLOCK)
+        yield bytes(-self._input.accepted % _BLOCK + 2 * _BLOCK)
 
     async def _move(self, temporary: str, path: str) -> None:
         try:
@@ -363,39 +305,14 @@ class Writing(_Transfer):
         with contextlib.suppress(EngineError):
             await self.agent.tool(native_scripts.REMOVE, temporary)
 
-    def take_input(self, payload: bytes, *, end: bool) -> None:
-        """Take STDIN or STDIN_EOF.
+    def _keep(self, chunk: bytes) -> None:
+        try:
+            self._file.write(chunk)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror} on the client's own disk, where it waits") from error
 
-        Raises:
-            AgentProtocolError: It is not continuous.
-        """
-        source = self._input
-        if end:
-            source.end(payload)
-        else:
-            source.take(payload)
-        while source.waiting:
-            chunk = source.waiting.popleft()
-            try:
-                self._file.write(chunk)
-            except OSError as error:
-                self._fail(OSError(error.errno, f"{error.strerror} on the client's own disk, where it waits"))
-                return
-            self._size += len(chunk)
-            source.accepted += len(chunk)
-        if source.accepted != source.acknowledged:
-            source.acknowledged = source.accepted
-            self._send(FrameType.ACK, S_OFFSET.pack(source.accepted))
-        if source.ended:
-            self._changed.set()
-
-    def credit(self, _which: int, _limit: int) -> None:
-        """Refuse CREDIT.
-
-        Raises:
-            AgentProtocolError: Always.
-        """
-        raise AgentProtocolError("credit for a file that is written")
+    def _finish(self) -> None:
+        self._changed.set()
 
     def release(self) -> None:
         """End the transfer, and forget what came."""

@@ -28,6 +28,7 @@ _REASONS = {
     5: ExitReason.TIMEOUT,
 }
 _MAIN_EXITED = 1
+_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104 - to compare with, not to bind to
 _NEVER = "0001-01-01T00:00:00Z"
 _SIGNALLED = 128
 _OOM_CODE = 137
@@ -91,8 +92,16 @@ def is_over(state: Mapping[str, Any]) -> bool:
     return state["Status"] in {"exited", "dead", "removing"}
 
 
-def describe(container: Mapping[str, Any], words: LastWords | None, complaint: str = "") -> SandboxInfo:
-    """Turn what `inspect` says into the public value; `words` and a complaint are those of a container that has ended.
+def describe(
+    container: Mapping[str, Any], words: LastWords | None, complaint: str = "", *, machine: str
+) -> SandboxInfo:
+    """Turn what `inspect` says into the public value.
+
+    Args:
+        container: What `inspect` says.
+        words: The last words of a container that has ended.
+        complaint: What it complained of before.
+        machine: Where ports of the daemon's machine are reached.
 
     Raises:
         ValueError: It is not a container of ours.
@@ -100,7 +109,7 @@ def describe(container: Mapping[str, Any], words: LastWords | None, complaint: s
     record = read_record(container["Config"]["Labels"])
     state = container["State"]
     stopping = container["Name"].endswith(STOPPING_SUFFIX)
-    ports = _ports(container.get("NetworkSettings") or {})
+    ports, address = _ports(container.get("NetworkSettings") or {}, machine)
     known = {
         "sandbox_id": record["sandbox_id"],
         "container_image": record["image"],
@@ -112,7 +121,7 @@ def describe(container: Mapping[str, Any], words: LastWords | None, complaint: s
         "isolation": read_isolation(record["isolation"]),
         "detached": record["detached"],
         "exposed_ports": ports,
-        "service_address": None,
+        "service_address": address,
     }
     if not is_over(state):
         status = {"created": SandboxStatus.CREATING, "paused": SandboxStatus.PAUSED}.get(
@@ -148,12 +157,15 @@ def _end(state: Mapping[str, Any], words: LastWords | None, complaint: str, *, s
     return {"status": SandboxStatus.FAILED, "exit_reason": ExitReason.LOST, "message": message}
 
 
-def _ports(network: Mapping[str, Any]) -> dict[int, int]:
-    found = {}
+def _ports(network: Mapping[str, Any], machine: str) -> tuple[dict[int, int], str | None]:
+    """Read which ports are published as which, and where they are reached; None when there are none."""
+    found, address = {}, None
     for name, places in (network.get("Ports") or {}).items():
         if places:
             found[int(name.partition("/")[0])] = int(places[0]["HostPort"])
-    return found
+            bound = str(places[0].get("HostIp") or "")
+            address = machine if bound in _EVERYWHERE else bound
+    return found, address
 
 
 def _time(text: str | None) -> datetime | None:

@@ -15,6 +15,7 @@ from aviato.exceptions import EngineConnectionError
 
 _CHUNK = 65536
 _COMPLAINT_BYTES = 2000
+_COMPLAINT_SECONDS = 1.0
 
 
 class Proxy:
@@ -51,24 +52,31 @@ class Proxy:
         assert task is not None  # noqa: S101 - a coroutine runs in one
         self._tasks.add(task)
         try:
-            pipe = asyncio.subprocess.PIPE
-            process = await asyncio.create_subprocess_exec(*self._argv, stdin=pipe, stdout=pipe, stderr=pipe)
-            assert process.stdin is not None  # noqa: S101 - asked for
-            assert process.stdout is not None  # noqa: S101 - asked for
-            assert process.stderr is not None  # noqa: S101 - asked for
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._listen(process.stderr))
-                    inward = group.create_task(_copy(reader, process.stdin))
-                    await _copy(process.stdout, writer)
-                    inward.cancel()
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+            await self._carry(reader, writer)
+        except asyncio.CancelledError:
+            pass  # by `close`; that streams ask such a task for its exception would be told as an error
         finally:
             self._tasks.discard(task)
             writer.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*self._argv, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert process.stdin is not None  # noqa: S101 - asked for
+        assert process.stdout is not None  # noqa: S101 - asked for
+        assert process.stderr is not None  # noqa: S101 - asked for
+        listening = asyncio.ensure_future(self._listen(process.stderr))
+        inward = asyncio.ensure_future(_copy(reader, process.stdin))
+        try:
+            await _copy(process.stdout, writer, closing=False)
+            await asyncio.wait([listening], timeout=_COMPLAINT_SECONDS)  # before anybody asks why it ended
+        finally:
+            listening.cancel()
+            inward.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await asyncio.gather(listening, inward, return_exceptions=True)
+            await process.wait()
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
         said = b""
@@ -86,9 +94,10 @@ class Proxy:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, *, closing: bool = True) -> None:
     with contextlib.suppress(ConnectionError):
         while piece := await source.read(_CHUNK):
             target.write(piece)
             await target.drain()
-        target.close()
+        if closing:
+            target.close()
