@@ -134,7 +134,7 @@ class RemoteFunction(Generic[P, R]):
         pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
 
         Raises:
-            TypeError: The function is a generator, for which there is `stream`.
+            TypeError: The function does not take such arguments, or is a generator, for which there is `stream`.
             FunctionSerializationError: An argument or the result cannot be carried; the message has its path.
             SandboxExecutionError: The function raised: `exception_type`, `exception_message`, what it printed in
                 `exec_result`, and the remote traceback as a note. Or its interpreter ended before it returned.
@@ -156,7 +156,7 @@ class RemoteFunction(Generic[P, R]):
         says, since its first items may have been used. Leaving the iteration early kills the call in the sandbox.
 
         Raises:
-            TypeError: The function is no generator.
+            TypeError: The function does not take such arguments, or is no generator.
             FunctionSerializationError: An argument or an item cannot be carried; items before it have been yielded.
             SandboxExecutionError: As `remote`; items before it have been yielded.
             SandboxTimeoutError: The call ran longer than `timeout_seconds`.
