@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from aviato import validation
 from aviato.aio import _facade as facade
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["RemoteFunction"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 @facade.handle
-class RemoteFunction(Generic[P, R]):
+class RemoteFunction(Generic[P, R_co]):
     """A function whose calls run in sandboxes of a session, each in a fork of a warm interpreter.
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
@@ -45,7 +46,7 @@ class RemoteFunction(Generic[P, R]):
     def __init__(
         self,
         session: Session,
-        function: Callable[P, R],
+        function: Callable[P, R_co],
         *,
         serialization: Serialization,
         timeout_seconds: float | None,
@@ -114,16 +115,22 @@ class RemoteFunction(Generic[P, R]):
         return collect(self.__aviato_function__, pickled=self._serialization is Serialization.PICKLE)
 
     @facade.direct
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here, in this process, as `local` does."""
         return self.__aviato_function__(*args, **kwargs)
 
     @facade.direct
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here, in this process; for an asynchronous one this is its coroutine."""
         return self.__aviato_function__(*args, **kwargs)
 
-    async def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload
+    async def remote(self: RemoteFunction[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    async def remote(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    async def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function in a sandbox and return what it returns.
 
         At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
@@ -146,10 +153,11 @@ class RemoteFunction(Generic[P, R]):
             raise TypeError(
                 f"{self._name} is a generator, whose items come one by one: use stream() instead of remote()"
             )
-        result: R = await self._calls.run(args, kwargs)
-        return result
+        return await self._calls.run(args, kwargs)
 
-    async def stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
+    async def stream(
+        self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncGenerator[T, None]:
         """Run a generator function in a sandbox and yield its items as they come.
 
         The generator waits when 1 MiB of its items has not been taken. A stream is never repeated, whatever `retries`
@@ -169,9 +177,22 @@ class RemoteFunction(Generic[P, R]):
             async for item in items:
                 yield item
 
+    @overload
+    def map(
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+    ) -> AsyncGenerator[T, None]: ...
+
+    @overload
+    def map(
+        self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
+    ) -> AsyncGenerator[R_co, None]: ...
+
     async def map(
         self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[Any, None]:
         """Call the function with each tuple of arguments and yield the results.
 
         The input is read lazily: at most `concurrency` calls run, and at most four times as many items have been taken
@@ -201,9 +222,8 @@ class RemoteFunction(Generic[P, R]):
         finally:
             await run.close()
 
-    async def _one(self, number: int, item: Any) -> R:
-        result: R = await self._calls.run(_tuple(item, number), {})
-        return result
+    async def _one(self, number: int, item: Any) -> Any:
+        return await self._calls.run(_tuple(item, number), {})
 
 
 def _tuple(item: Any, number: int) -> tuple[Any, ...]:

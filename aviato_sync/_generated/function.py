@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import AsyncIterable, Coroutine, Iterable
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from aviato import aio
 from aviato_sync._bridge import Handle, facade_of
@@ -17,11 +17,12 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 @facade_of(aio.RemoteFunction)
-class RemoteFunction(Handle, Generic[P, R]):
+class RemoteFunction(Handle, Generic[P, R_co]):
     """A function whose calls run in sandboxes of a session, each in a fork of a warm interpreter.
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
@@ -37,13 +38,13 @@ class RemoteFunction(Handle, Generic[P, R]):
     results too with `trust_result`. What cannot be carried is refused with its path.
     """
 
-    _core: aio.RemoteFunction[P, R]
+    _core: aio.RemoteFunction[P, R_co]
 
     def __call__(
         self,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> R:
+    ) -> R_co:
         """Run the function here, in this process, as `local` does."""
         __tracebackhide__ = True
         return self._core(
@@ -55,18 +56,32 @@ class RemoteFunction(Handle, Generic[P, R]):
         self,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> R:
+    ) -> R_co:
         """Run the function here, in this process; for an asynchronous one this is its coroutine."""
         return self._core.local(
             *args,
             **kwargs,
         )
 
+    @overload
+    def remote(
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> OperationRef[T]: ...
+
+    @overload
     def remote(
         self,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> OperationRef[R]:
+    ) -> OperationRef[R_co]: ...
+
+    def remote(
+        self,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> OperationRef[Any]:
         """Run the function in a sandbox and return what it returns.
 
         Returns at once with an `OperationRef`: `.result()` blocks, `await` works on any running event loop.
@@ -89,16 +104,16 @@ class RemoteFunction(Handle, Generic[P, R]):
         """
         __tracebackhide__ = True
         return self._start(
-            self._core.remote,
+            cast("Any", self._core.remote),
             *args,
             **kwargs,
         )
 
     def stream(
-        self,
+        self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> BlockingIterator[Any]:
+    ) -> BlockingIterator[T]:
         """Run a generator function in a sandbox and yield its items as they come.
 
         The generator waits when 1 MiB of its items has not been taken. A stream is never repeated, whatever `retries`
@@ -120,12 +135,28 @@ class RemoteFunction(Handle, Generic[P, R]):
             **kwargs,
         )
 
+    @overload
+    def map(
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+    ) -> BlockingIterator[T]: ...
+
+    @overload
     def map(
         self,
         items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
         *,
         ordered: bool = True,
-    ) -> BlockingIterator[R]:
+    ) -> BlockingIterator[R_co]: ...
+
+    def map(
+        self,
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+    ) -> BlockingIterator[Any]:
         """Call the function with each tuple of arguments and yield the results.
 
         The input is read lazily: at most `concurrency` calls run, and at most four times as many items have been taken
@@ -145,7 +176,7 @@ class RemoteFunction(Handle, Generic[P, R]):
         __tracebackhide__ = True
         return BlockingIterator(
             self._home,
-            self._core.map,
+            cast("Any", self._core.map),
             feed(items),
             ordered=ordered,
         )

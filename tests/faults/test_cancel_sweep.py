@@ -80,7 +80,7 @@ async def _map(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
         return 2 * value
 
     async def run() -> None:
-        async with contextlib.aclosing(double.map((n,) for n in range(3))) as results:  # type: ignore[type-var]  # a generator
+        async with contextlib.aclosing(double.map((n,) for n in range(3))) as results:
             assert [result async for result in results] == [0, 2, 4]
 
     return run
@@ -93,7 +93,7 @@ async def _items(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
         yield from range(end)
 
     async def run() -> None:
-        async with contextlib.aclosing(count.stream(3)) as items:  # type: ignore[type-var]  # a generator
+        async with contextlib.aclosing(count.stream(3)) as items:
             assert [item async for item in items] == [0, 1, 2]
 
     return run

@@ -39,7 +39,7 @@ def _giving(function: Callable[..., Any]) -> Callable[..., Any]:
         ((), {}, "missing a required argument: 'width'"),
         ((1,), {}, "missing a required (keyword-only )?argument: 'unit'"),
         ((1, 2, 3), {"unit": "m"}, "too many positional arguments"),
-        ((1,), {"unit": "m", "hight": 2}, "got an unexpected keyword argument 'hight'"),
+        ((1,), {"unit": "m", "depth": 2}, "got an unexpected keyword argument 'depth'"),
         ((1,), {"unit": "m", "width": 2}, "multiple values for argument 'width'"),
     ],
 )

@@ -198,7 +198,7 @@ async def test_map_is_lazy_ordered_and_bounded(session: aio.Session) -> None:
         return value * 2
 
     results = []
-    async with contextlib.aclosing(double.map(numbers())) as mapped:  # type: ignore[type-var]  # a generator
+    async with contextlib.aclosing(double.map(numbers())) as mapped:
         async for result in mapped:
             results.append(result)
             assert taken <= len(results) + 4 * 2
