@@ -33,7 +33,7 @@ class RemoteFunction(Generic[P, R_co]):
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
     that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
     first call, which fixes them. An asynchronous function is run to its end there. Calling the object itself runs the
-    function here, as `local` does.
+    function here, as `local` does. Its sandboxes are kept until `close`, or until the session closes.
 
     Arguments and results arrive as they were: values of JSON, bytes, tuples, sets, dicts with any keys, dates, paths,
     UUIDs, decimals and more of the standard library, numpy arrays and data frames where their packages are on both
@@ -134,11 +134,11 @@ class RemoteFunction(Generic[P, R_co]):
         """Run the function in a sandbox and return what it returns.
 
         At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
-        session closes; others wait. Each sandbox has an interpreter that has imported and defined what the function
-        needs; a call is a fork of it, and what the call started and left in its process group is killed at its end.
-        `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not the
-        sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with growing
-        pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
+        function or the session closes; others wait. Each sandbox has an interpreter that has imported and defined what
+        the function needs; a call is a fork of it, and what the call started and left in its process group is killed at
+        its end. `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not
+        the sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with
+        growing pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
 
         Raises:
             TypeError: The function does not take such arguments, or is a generator, for which there is `stream`.
@@ -146,7 +146,7 @@ class RemoteFunction(Generic[P, R_co]):
             SandboxExecutionError: The function raised: `exception_type`, `exception_message`, what it printed in
                 `exec_result`, and the remote traceback as a note. Or its interpreter ended before it returned.
             SandboxTimeoutError: The call ran longer than `timeout_seconds`; what it printed is in `exec_result`.
-            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            SandboxError: The function or its session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
         if self._is_generator:
@@ -168,7 +168,7 @@ class RemoteFunction(Generic[P, R_co]):
             FunctionSerializationError: An argument or an item cannot be carried; items before it have been yielded.
             SandboxExecutionError: As `remote`; items before it have been yielded.
             SandboxTimeoutError: The call ran longer than `timeout_seconds`.
-            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            SandboxError: The function or its session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
         if not self._is_generator:
@@ -221,6 +221,19 @@ class RemoteFunction(Generic[P, R_co]):
                 yield result
         finally:
             await run.close()
+
+    async def close(self) -> None:
+        """Stop the function's sandboxes, those in use too, and wait until nothing of them runs.
+
+        Calls that run there or wait fail with a `SandboxError`, and so do later ones, in pools too; `local` goes on to
+        work. Sandboxes of pools are the pools' own: calls that run there go on, and the function's interpreters end
+        with them, or to make room for other functions.
+        Idempotent; concurrent callers wait together. If cancelled, the closing goes on.
+
+        Raises:
+            SandboxError: Some could not be stopped; a further close tries again.
+        """
+        await self._calls.close()
 
     async def _one(self, number: int, item: Any) -> Any:
         return await self._calls.run(_tuple(item, number), {})

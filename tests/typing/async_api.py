@@ -43,6 +43,7 @@ async def functions(session: aio.Session) -> None:
     assert_type(plain(1, y="x"), str)
     assert_type(await plain.remote(1, y="x"), str)
     assert_type(await later.remote(1), str)
+    assert_type(await plain.close(), None)
     local: Coroutine[Any, Any, str] = later.local(1)
     assert_type(await local, str)
     async for text in plain.map([(1,)]):

@@ -105,6 +105,7 @@ def functions(session: Session) -> None:
     assert_type(plain.remote(1, y="x"), OperationRef[str])
     assert_type(plain.remote(1).result(), str)
     assert_type(later.remote(1), OperationRef[str])
+    assert_type(plain.close(), OperationRef[None])
     local: Coroutine[Any, Any, str] = later.local(1)
     local.close()
     for text in plain.map([(1,)]):
