@@ -419,6 +419,38 @@ async def test_an_interpreter_killed_between_two_calls(real: aio.Session) -> Non
     assert real.sandbox_count == 1
 
 
+async def test_a_kept_interpreter_that_dies_before_a_call(real: aio.Session) -> None:
+    """The call was not begun by it, and is run by another one; a call that began is not."""
+
+    @real.function(concurrency=1, fresh=False)
+    def strike(how: str) -> list[str]:
+        COUNT[0] += 1
+        with open("/tmp/begun", "a+") as file:  # noqa: PTH123, S108 - in the sandbox
+            file.write(f"{how}{COUNT[0]}\n")
+            file.flush()
+            if how == "call":
+                os.kill(os.getpid(), 9)
+            if how == "leftover":
+
+                def read(number: int, most: int) -> bytes:
+                    import select
+
+                    select.select([number], [], [])  # until the next call is there
+                    os.kill(os.getpid(), 9)
+                    return b""
+
+                os.read = read
+            file.seek(0)
+            return file.read().split()
+
+    assert await strike.remote("leftover") == ["leftover1"]
+    assert await strike.remote("next") == ["leftover1", "next1"]
+    with pytest.raises(SandboxExecutionError, match="ended with signal 9"):
+        await strike.remote("call")
+    assert await strike.remote("last") == ["leftover1", "next1", "call2", "last1"]
+    assert real.sandbox_count == 1
+
+
 async def test_what_definitions_registered_is_not_run_by_calls(real: aio.Session) -> None:
     """Neither before nor after one; what a call registers runs at its end, and a definition's words are the first's."""
 

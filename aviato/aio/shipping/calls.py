@@ -199,7 +199,7 @@ class Calls:
         life = kept.sandbox._life  # noqa: SLF001 - calls use sandboxes below their handles
         token = secrets.token_bytes(TOKEN_BYTES)
         start = [message(program()), message(self._shipped()[0]), message(token), message(b"1" if self._fresh else b"")]
-        made = Interpreter(await life.ready(), self._name, token, start, forks=self._fresh)
+        made = Interpreter(await life.ready(), self._name, token, start)
         kept.attached[self] = made
         limit = asyncio.timeout(life.request_timeout)
         try:

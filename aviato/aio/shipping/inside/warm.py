@@ -136,7 +136,7 @@ class Work:
         self.teller.head = MARK + token
         if self.forks:
             os.close(self.source.number)
-            self.teller.frame(BEGUN, [])
+        self.teller.frame(BEGUN, [])
         if self.failure is not None:
             self.teller.last(ERROR, self.failure)
         else:
