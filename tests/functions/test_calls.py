@@ -425,7 +425,7 @@ async def test_a_kept_interpreter_that_dies_before_a_call(real: aio.Session) -> 
     @real.function(concurrency=1, fresh=False)
     def strike(how: str) -> list[str]:
         COUNT[0] += 1
-        with open("/tmp/begun", "a+") as file:  # noqa: PTH123, S108 - in the sandbox
+        with open("/tmp/begun", "a+") as file:  # noqa: PTH123 - in the sandbox
             file.write(f"{how}{COUNT[0]}\n")
             file.flush()
             if how == "call":
