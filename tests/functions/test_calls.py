@@ -21,6 +21,11 @@ from tests.helpers.fakes import interpreters_ended
 COUNT = [0]
 
 
+def top() -> str:
+    """Name what it defines."""
+    return (lambda: None).__qualname__
+
+
 @pytest.fixture
 async def session(engine: Any) -> AsyncIterator[aio.Session]:
     """A session on each engine."""
@@ -81,6 +86,37 @@ async def test_a_class_that_is_not_builtin_has_only_a_name(session: aio.Session)
         "test_a_class_that_is_not_builtin_has_only_a_name.<locals>.OwnError",
         None,
     )
+
+
+async def test_names_are_those_of_the_source(session: aio.Session) -> None:
+    """What a function or class defines is named by where that was, as at home; so are methods and lambdas."""
+
+    class Outer:
+        """A class that travels."""
+
+        def method(self) -> str:
+            return self.method.__qualname__
+
+    @session.function
+    def names(fail: bool) -> list[str]:
+        class InnerError(Exception):
+            """A class of the call."""
+
+        def inner() -> str:
+            return inner.__qualname__
+
+        if fail:
+            raise InnerError(inner())
+        return [InnerError.__qualname__, inner(), Outer().method(), (lambda: None).__qualname__]
+
+    assert await names.remote(False) == names.local(False)
+    with pytest.raises(SandboxExecutionError) as caught:
+        await names.remote(True)
+    own = "test_names_are_those_of_the_source.<locals>.names.<locals>.InnerError"
+    assert caught.value.exception_type == own
+    assert f".{own}: " in caught.value.__notes__[0].splitlines()[-1]
+    plain = session.function(top)
+    assert await plain.remote() == top() == "top.<locals>.<lambda>"
 
 
 async def test_items_come_one_by_one(session: aio.Session) -> None:
