@@ -25,6 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+_OF_FUNCTIONS = frozenset({"__name__", "__qualname__", "__doc__", "__signature__"})
 _classes: dict[type, type[Handle]] = {}
 _handles: WeakValueDictionary[int, Handle] = WeakValueDictionary()
 
@@ -42,6 +43,8 @@ class Handle:
     def _wrap(cls, core: Any, home: LoopThread) -> Self:
         self = cls.__new__(cls)
         self._bind(core, home)
+        if callable(core):  # it stands for a function, whose name, text and signature help() and editors ask for
+            vars(self).update({name: value for name, value in vars(core).items() if name in _OF_FUNCTIONS})
         return self
 
     def _bind(self, core: Any, home: LoopThread) -> None:

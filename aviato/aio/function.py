@@ -62,6 +62,9 @@ class RemoteFunction(Generic[P, R_co]):
             raise TypeError(f"fresh must be True or False, not {fresh!r}")
         if on_output is not None and not callable(on_output):
             raise TypeError(f"on_output must be callable, as on_output(stream, text), not {on_output!r}")
+        if serialization not in tuple(Serialization):
+            known = ", ".join(f"Serialization.{kind.name}" for kind in Serialization)
+            raise ValueError(f"serialization must be one of {known}, got {serialization!r}")
         self._serialization = Serialization(serialization)
         if not isinstance(trust_result, bool):
             raise TypeError(f"trust_result must be True or False, not {trust_result!r}")
@@ -76,8 +79,12 @@ class RemoteFunction(Generic[P, R_co]):
         if concurrency is None:
             concurrency = min(32, 2 * (os.cpu_count() or 1))
         self.__aviato_function__ = function
-        self.__doc__ = function.__doc__
         self._name: str = getattr(function, "__qualname__", repr(function))
+        self.__name__: str = getattr(function, "__name__", self._name)
+        self.__qualname__ = self._name
+        self.__doc__ = function.__doc__
+        with contextlib.suppress(TypeError, ValueError):  # a decorator may have made what has none
+            self.__signature__ = inspect.signature(function)
         raw = inspect.unwrap(function)
         self._is_generator = inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
         self._concurrency = validation.whole_number("concurrency", concurrency, minimum=1)
@@ -155,7 +162,7 @@ class RemoteFunction(Generic[P, R_co]):
             )
         return await self._calls.run(args, kwargs)
 
-    async def stream(
+    def stream(
         self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> AsyncGenerator[T, None]:
         """Run a generator function in a sandbox and yield its items as they come.
@@ -173,9 +180,7 @@ class RemoteFunction(Generic[P, R_co]):
         """
         if not self._is_generator:
             raise TypeError(f"{self._name} is no generator: use remote() instead of stream()")
-        async with contextlib.aclosing(self._calls.stream(args, kwargs)) as items:
-            async for item in items:
-                yield item
+        return self._calls.stream(args, kwargs)
 
     @overload
     def map(
@@ -190,7 +195,7 @@ class RemoteFunction(Generic[P, R_co]):
         self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
     ) -> AsyncGenerator[R_co, None]: ...
 
-    async def map(
+    def map(
         self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
     ) -> AsyncGenerator[Any, None]:
         """Call the function with each tuple of arguments and yield the results.
@@ -210,7 +215,9 @@ class RemoteFunction(Generic[P, R_co]):
                 before; what is in flight is cancelled.
         """
         check_items(items)
-        run = Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=False)
+        return self._map(Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=False))
+
+    async def _map(self, run: Run) -> AsyncGenerator[Any, None]:
         try:
             run.begin(self._one)
             while True:
