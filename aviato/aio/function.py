@@ -122,22 +122,22 @@ class RemoteFunction(Generic[P, R_co]):
         return collect(self.__aviato_function__, pickled=self._serialization is Serialization.PICKLE)
 
     @facade.direct
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here, in this process, as `local` does."""
         return self.__aviato_function__(*args, **kwargs)
 
     @facade.direct
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here, in this process; for an asynchronous one this is its coroutine."""
         return self.__aviato_function__(*args, **kwargs)
 
     @overload
-    async def remote(self: RemoteFunction[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def remote(self: RemoteFunction[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
     @overload
-    async def remote(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    async def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
-    async def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    async def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function in a sandbox and return what it returns.
 
         At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
@@ -163,7 +163,7 @@ class RemoteFunction(Generic[P, R_co]):
         return await self._calls.run(args, kwargs)
 
     def stream(
-        self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]], *args: P.args, **kwargs: P.kwargs
+        self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> AsyncGenerator[T, None]:
         """Run a generator function in a sandbox and yield its items as they come.
 

@@ -42,6 +42,7 @@ class RemoteFunction(Handle, Generic[P, R_co]):
 
     def __call__(
         self,
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R_co:
@@ -54,6 +55,7 @@ class RemoteFunction(Handle, Generic[P, R_co]):
 
     def local(
         self,
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R_co:
@@ -66,6 +68,7 @@ class RemoteFunction(Handle, Generic[P, R_co]):
     @overload
     def remote(
         self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> OperationRef[T]: ...
@@ -73,12 +76,14 @@ class RemoteFunction(Handle, Generic[P, R_co]):
     @overload
     def remote(
         self,
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> OperationRef[R_co]: ...
 
     def remote(
         self,
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> OperationRef[Any]:
@@ -111,6 +116,7 @@ class RemoteFunction(Handle, Generic[P, R_co]):
 
     def stream(
         self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]],
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> BlockingIterator[T]:

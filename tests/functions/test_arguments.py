@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +114,23 @@ def test_the_front_door(engine: Any) -> None:
         with pytest.raises(TypeError, match=r"missing a required argument: 'value'; it takes \(value\)"):
             one.remote().result()  # type: ignore[call-arg]  # the slip that is tested
         assert session.sandbox_count == 0
+
+
+NAMES = ["self", "args", "kwargs", "function", "home", "wrap", "name", "items", "timeout", "cls"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_parameter(
+    local_engine: None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parameter may be called what those of ours are, on both faces."""
+    (tmp_path / f"named_{name}.py").write_text(
+        f"def one(*, {name}):\n    return {name}\n\n\ndef some(*, {name}):\n    yield {name}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(f"named_{name}")
+    with aviato.Session(engine="local") as session:
+        one, some = session.function(module.one), session.function(module.some)
+        assert one.remote(**{name: 1}).result() == 1
+        assert list(some.stream(**{name: 2})) == [2]
+        assert one.local(**{name: 3}) == one(**{name: 3}) == 3

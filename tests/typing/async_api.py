@@ -51,6 +51,8 @@ async def functions(session: aio.Session) -> None:
     async with contextlib.aclosing(later.map([(1,)], ordered=False)) as mapped:
         async for text in mapped:
             assert_type(text, str)
+    anything: Any = eval
+    assert_type(await session.function(anything).remote(1), Any)
     untyped: aio.RemoteFunction[..., Any] = session.function(eval)
     assert_type(await untyped.remote(1, z=2), Any)
     async for item in untyped.stream(1, z=2):
