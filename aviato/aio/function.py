@@ -211,8 +211,8 @@ class RemoteFunction(Generic[P, R_co]):
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
             RuntimeError: The input raised `CancelledError` though nobody cancelled the iteration.
-            BaseException: What the call of an item raised, in its place, or the input, behind the results of the items
-                before; what is in flight is cancelled.
+            BaseException: What the call of an item raised, in its place, with a note of the item's number; or what the
+                input raised, behind the results of the items before. What is in flight is cancelled.
         """
         check_items(items)
         return self._map(Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=False))

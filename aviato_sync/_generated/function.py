@@ -176,8 +176,8 @@ class RemoteFunction(Handle, Generic[P, R_co]):
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
             RuntimeError: The input raised `CancelledError` though nobody cancelled the iteration.
-            BaseException: What the call of an item raised, in its place, or the input, behind the results of the items
-                before; what is in flight is cancelled.
+            BaseException: What the call of an item raised, in its place, with a note of the item's number; or what the
+                input raised, behind the results of the items before. What is in flight is cancelled.
         """
         __tracebackhide__ = True
         return BlockingIterator(
