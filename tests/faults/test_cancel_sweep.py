@@ -50,6 +50,11 @@ def public_coroutines() -> set[str]:
     return found
 
 
+def len_of(text: str) -> int:
+    """Give something to check."""
+    return len(text)
+
+
 @operation("Process.result", "Process.wait", "Process.exception")
 async def _result(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
     async def run() -> None:
@@ -95,6 +100,19 @@ async def _items(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
     async def run() -> None:
         async with contextlib.aclosing(count.stream(3)) as items:
             assert [item async for item in items] == [0, 1, 2]
+
+    return run
+
+
+@operation("RemoteFunction.close")
+async def _close_function(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
+    async def run() -> None:
+        count = session.function(concurrency=1)(len_of)
+        try:
+            assert await count.remote("ab") == 2
+            await count.close()
+        finally:
+            await asyncio.shield(count.close())
 
     return run
 
