@@ -25,6 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+_OF_FUNCTIONS = frozenset({"__name__", "__qualname__", "__doc__", "__signature__"})
 _classes: dict[type, type[Handle]] = {}
 _handles: WeakValueDictionary[int, Handle] = WeakValueDictionary()
 
@@ -42,6 +43,8 @@ class Handle:
     def _wrap(cls, core: Any, home: LoopThread) -> Self:
         self = cls.__new__(cls)
         self._bind(core, home)
+        if callable(core):  # it stands for a function, whose name, text and signature help() and editors ask for
+            vars(self).update({name: value for name, value in vars(core).items() if name in _OF_FUNCTIONS})
         return self
 
     def _bind(self, core: Any, home: LoopThread) -> None:
@@ -59,12 +62,12 @@ class Handle:
 
         home.call(make)
 
-    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function of the core on the loop."""
         __tracebackhide__ = True
         return self._home.call(function, *args, **kwargs)
 
-    def _call_wrapped(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Any:
+    def _call_wrapped(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Likewise, and wrap the handles in what it returns."""
         __tracebackhide__ = True
         found = self._home.call(_wrapping, self._home, function, args, kwargs)
@@ -90,13 +93,13 @@ class Handle:
         return facade
 
     def _start(
-        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> OperationRef[T]:
         """Start a coroutine function of the core on the loop."""
         return OperationRef._started(self._home, None, function, args, kwargs)
 
     def _start_wrapped(
-        self, function: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[P, Coroutine[Any, Any, object]], /, *args: P.args, **kwargs: P.kwargs
     ) -> OperationRef[Any]:
         """Likewise, and wrap the handles in what it returns."""
         return OperationRef._started(self._home, wrap, function, args, kwargs)
@@ -269,7 +272,7 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def call_class(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Any:
+def call_class(function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Any:
     """Run a plain class method of the core on the loop and wrap what it returns."""
     __tracebackhide__ = True
     home = _runtime.home()
@@ -277,7 +280,7 @@ def call_class(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs)
 
 
 def start_class(
-    function: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
+    function: Callable[P, Coroutine[Any, Any, object]], /, *args: P.args, **kwargs: P.kwargs
 ) -> OperationRef[Any]:
     """Start a coroutine class method of the core on the loop; what it returns is wrapped."""
     return OperationRef._started(_runtime.home(), wrap, function, args, kwargs)

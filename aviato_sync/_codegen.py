@@ -208,7 +208,9 @@ class Module:
         positional = [*arguments.posonlyargs, *arguments.args]
         defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
         written = [self.parameter(*pair) for pair in list(zip(positional, defaults, strict=True))[1:]]
-        signature = [positional[0].arg, *(declared for declared, _ in written)]
+        own = positional[0]
+        declared_self = own.arg if own.annotation is None else f"{own.arg}: {self.use(own.annotation)}"
+        signature = [declared_self, *(declared for declared, _ in written)]
         passed = [name for _, name in written]
         if arguments.posonlyargs:
             signature.insert(len(arguments.posonlyargs), "/")
@@ -283,15 +285,15 @@ class Module:
             return call("self._make", [f"aio.{cls.name}", *passed])
         if member.kind == "direct":
             return call(f"return {core.removesuffix('.__call__')}", passed)
+        if member.overloads:
+            self.need("typing", "Any", "cast")
+            core = f'cast("Any", {core})'  # a ParamSpec cannot stand for several signatures
         if shape == "iterator":
             return call("return BlockingIterator", ["self._home", core, *passed])
         start, run = f"self._start{suffix}", f"self._call{suffix}"
         if member.kind == "classmethod":
             core, start, run, wraps = f"aio.{cls.name}.{name}", "start_class", "call_class", True
             self.need("aviato_sync._bridge", start if shape == "ref" else run)
-        if member.overloads:
-            self.need("typing", "Any", "cast")
-            core = f'cast("Any", {core})'  # a ParamSpec cannot stand for several signatures
         if shape == "ref":
             return call(f"return {start}", [core, *passed])
         if member.kind == "prepared":

@@ -105,7 +105,7 @@ class BatchReader(Handle, Generic[T]):
         self._batches: _Batches[T] = _Batches(core, home)
 
     def _start(
-        self, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> OperationRef[R]:
         if not self._batches.items:
             return super()._start(function, *args, **kwargs)
@@ -250,7 +250,7 @@ class BlockingIterator(Generic[T]):
     """
 
     def __init__(
-        self, home: LoopThread, function: Callable[P, AsyncIterator[Any]], *args: P.args, **kwargs: P.kwargs
+        self, home: LoopThread, function: Callable[P, AsyncIterator[Any]], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         self._home = home
         self._pump: _Pump[T] = home.call(lambda: _Pump(function(*args, **kwargs), home))

@@ -153,7 +153,7 @@ class LoopThread:
         context.run(step, *args)
         return task
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function on the loop, after everything that was submitted before, and return what it returns.
 
         Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from aviato import validation
 from aviato.aio import _facade as facade
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["RemoteFunction"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 @facade.handle
-class RemoteFunction(Generic[P, R]):
+class RemoteFunction(Generic[P, R_co]):
     """A function whose calls run in sandboxes of a session, each in a fork of a warm interpreter.
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
     that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
     first call, which fixes them. An asynchronous function is run to its end there. Calling the object itself runs the
-    function here, as `local` does.
+    function here, as `local` does. Its sandboxes are kept until `close`, or until the session closes.
 
     Arguments and results arrive as they were: values of JSON, bytes, tuples, sets, dicts with any keys, dates, paths,
     UUIDs, decimals and more of the standard library, numpy arrays and data frames where their packages are on both
@@ -45,7 +46,7 @@ class RemoteFunction(Generic[P, R]):
     def __init__(
         self,
         session: Session,
-        function: Callable[P, R],
+        function: Callable[P, R_co],
         *,
         serialization: Serialization,
         timeout_seconds: float | None,
@@ -61,6 +62,9 @@ class RemoteFunction(Generic[P, R]):
             raise TypeError(f"fresh must be True or False, not {fresh!r}")
         if on_output is not None and not callable(on_output):
             raise TypeError(f"on_output must be callable, as on_output(stream, text), not {on_output!r}")
+        if serialization not in tuple(Serialization):
+            known = ", ".join(f"Serialization.{kind.name}" for kind in Serialization)
+            raise ValueError(f"serialization must be one of {known}, got {serialization!r}")
         self._serialization = Serialization(serialization)
         if not isinstance(trust_result, bool):
             raise TypeError(f"trust_result must be True or False, not {trust_result!r}")
@@ -75,8 +79,12 @@ class RemoteFunction(Generic[P, R]):
         if concurrency is None:
             concurrency = min(32, 2 * (os.cpu_count() or 1))
         self.__aviato_function__ = function
-        self.__doc__ = function.__doc__
         self._name: str = getattr(function, "__qualname__", repr(function))
+        self.__name__: str = getattr(function, "__name__", self._name)
+        self.__qualname__ = self._name
+        self.__doc__ = function.__doc__
+        with contextlib.suppress(TypeError, ValueError):  # a decorator may have made what has none
+            self.__signature__ = inspect.signature(function)
         raw = inspect.unwrap(function)
         self._is_generator = inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
         self._concurrency = validation.whole_number("concurrency", concurrency, minimum=1)
@@ -114,64 +122,82 @@ class RemoteFunction(Generic[P, R]):
         return collect(self.__aviato_function__, pickled=self._serialization is Serialization.PICKLE)
 
     @facade.direct
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here, in this process, as `local` does."""
         return self.__aviato_function__(*args, **kwargs)
 
     @facade.direct
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here, in this process; for an asynchronous one this is its coroutine."""
         return self.__aviato_function__(*args, **kwargs)
 
-    async def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload
+    async def remote(self: RemoteFunction[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    async def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    async def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function in a sandbox and return what it returns.
 
         At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
-        session closes; others wait. Each sandbox has an interpreter that has imported and defined what the function
-        needs; a call is a fork of it, and what the call started and left in its process group is killed at its end.
-        `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not the
-        sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with growing
-        pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
+        function or the session closes; others wait. Each sandbox has an interpreter that has imported and defined what
+        the function needs; a call is a fork of it, and what the call started and left in its process group is killed at
+        its end. `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not
+        the sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with
+        growing pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
 
         Raises:
-            TypeError: The function is a generator, for which there is `stream`.
+            TypeError: The function does not take such arguments, or is a generator, for which there is `stream`.
             FunctionSerializationError: An argument or the result cannot be carried; the message has its path.
             SandboxExecutionError: The function raised: `exception_type`, `exception_message`, what it printed in
                 `exec_result`, and the remote traceback as a note. Or its interpreter ended before it returned.
             SandboxTimeoutError: The call ran longer than `timeout_seconds`; what it printed is in `exec_result`.
-            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            SandboxError: The function or its session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
         if self._is_generator:
             raise TypeError(
                 f"{self._name} is a generator, whose items come one by one: use stream() instead of remote()"
             )
-        result: R = await self._calls.run(args, kwargs)
-        return result
+        return await self._calls.run(args, kwargs)
 
-    async def stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
+    def stream(
+        self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncGenerator[T, None]:
         """Run a generator function in a sandbox and yield its items as they come.
 
         The generator waits when 1 MiB of its items has not been taken. A stream is never repeated, whatever `retries`
         says, since its first items may have been used. Leaving the iteration early kills the call in the sandbox.
 
         Raises:
-            TypeError: The function is no generator.
+            TypeError: The function does not take such arguments, or is no generator.
             FunctionSerializationError: An argument or an item cannot be carried; items before it have been yielded.
             SandboxExecutionError: As `remote`; items before it have been yielded.
             SandboxTimeoutError: The call ran longer than `timeout_seconds`.
-            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            SandboxError: The function or its session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
         if not self._is_generator:
             raise TypeError(f"{self._name} is no generator: use remote() instead of stream()")
-        async with contextlib.aclosing(self._calls.stream(args, kwargs)) as items:
-            async for item in items:
-                yield item
+        return self._calls.stream(args, kwargs)
 
-    async def map(
+    @overload
+    def map(
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+    ) -> AsyncGenerator[T, None]: ...
+
+    @overload
+    def map(
         self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R_co, None]: ...
+
+    def map(
+        self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
+    ) -> AsyncGenerator[Any, None]:
         """Call the function with each tuple of arguments and yield the results.
 
         The input is read lazily: at most `concurrency` calls run, and at most four times as many items have been taken
@@ -185,11 +211,13 @@ class RemoteFunction(Generic[P, R]):
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
             RuntimeError: The input raised `CancelledError` though nobody cancelled the iteration.
-            BaseException: What the call of an item raised, in its place, or the input, behind the results of the items
-                before; what is in flight is cancelled.
+            BaseException: What the call of an item raised, in its place, with a note of the item's number; or what the
+                input raised, behind the results of the items before. What is in flight is cancelled.
         """
         check_items(items)
-        run = Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=False)
+        return self._map(Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=False))
+
+    async def _map(self, run: Run) -> AsyncGenerator[Any, None]:
         try:
             run.begin(self._one)
             while True:
@@ -201,9 +229,21 @@ class RemoteFunction(Generic[P, R]):
         finally:
             await run.close()
 
-    async def _one(self, number: int, item: Any) -> R:
-        result: R = await self._calls.run(_tuple(item, number), {})
-        return result
+    async def close(self) -> None:
+        """Stop the function's sandboxes, those in use too, and wait until nothing of them runs.
+
+        Calls that run there or wait fail with a `SandboxError`, and so do later ones, in pools too; `local` goes on to
+        work. Sandboxes of pools are the pools' own: calls that run there go on, and the function's interpreters end
+        with them, or to make room for other functions.
+        Idempotent; concurrent callers wait together. If cancelled, the closing goes on.
+
+        Raises:
+            SandboxError: Some could not be stopped; a further close tries again.
+        """
+        await self._calls.close()
+
+    async def _one(self, number: int, item: Any) -> Any:
+        return await self._calls.run(_tuple(item, number), {})
 
 
 def _tuple(item: Any, number: int) -> tuple[Any, ...]:

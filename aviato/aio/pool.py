@@ -232,7 +232,8 @@ class Pool:
             items: The items.
             concurrency: Most items at work at once; None is the pool's size.
             ordered: Yield in the order of the input; else as they come.
-            return_exceptions: Yield an item's error in its place instead of raising it.
+            return_exceptions: Yield an item's error in its place instead of raising it. A note of the error has the
+                number of the item either way.
             progress: Show on standard error how far it is.
             journal: File to which results are appended, and from which those are yielded that it holds already.
                 Errors are not kept: such an item runs again.

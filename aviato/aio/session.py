@@ -225,7 +225,6 @@ class Session:
     @overload
     def function(
         self,
-        function: None = None,
         /,
         *,
         container_image: str | None = None,

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import AsyncIterable, Coroutine, Iterable
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from aviato import aio
 from aviato_sync._bridge import Handle, facade_of
@@ -17,17 +17,18 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 @facade_of(aio.RemoteFunction)
-class RemoteFunction(Handle, Generic[P, R]):
+class RemoteFunction(Handle, Generic[P, R_co]):
     """A function whose calls run in sandboxes of a session, each in a fork of a warm interpreter.
 
     Made by `Session.function`. Its source is shipped, with the closure values, globals, helper functions and classes
     that it uses; modules are imported there. They are looked at when the function is decorated, and once more at the
     first call, which fixes them. An asynchronous function is run to its end there. Calling the object itself runs the
-    function here, as `local` does.
+    function here, as `local` does. Its sandboxes are kept until `close`, or until the session closes.
 
     Arguments and results arrive as they were: values of JSON, bytes, tuples, sets, dicts with any keys, dates, paths,
     UUIDs, decimals and more of the standard library, numpy arrays and data frames where their packages are on both
@@ -37,13 +38,14 @@ class RemoteFunction(Handle, Generic[P, R]):
     results too with `trust_result`. What cannot be carried is refused with its path.
     """
 
-    _core: aio.RemoteFunction[P, R]
+    _core: aio.RemoteFunction[P, R_co]
 
     def __call__(
         self,
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> R:
+    ) -> R_co:
         """Run the function here, in this process, as `local` does."""
         __tracebackhide__ = True
         return self._core(
@@ -53,63 +55,82 @@ class RemoteFunction(Handle, Generic[P, R]):
 
     def local(
         self,
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> R:
+    ) -> R_co:
         """Run the function here, in this process; for an asynchronous one this is its coroutine."""
         return self._core.local(
             *args,
             **kwargs,
         )
 
+    @overload
     def remote(
-        self,
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> OperationRef[R]:
+    ) -> OperationRef[T]: ...
+
+    @overload
+    def remote(
+        self,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> OperationRef[R_co]: ...
+
+    def remote(
+        self,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> OperationRef[Any]:
         """Run the function in a sandbox and return what it returns.
 
         Returns at once with an `OperationRef`: `.result()` blocks, `await` works on any running event loop.
 
         At most `concurrency` calls run at once, in as many sandboxes, which are kept for further calls until the
-        session closes; others wait. Each sandbox has an interpreter that has imported and defined what the function
-        needs; a call is a fork of it, and what the call started and left in its process group is killed at its end.
-        `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not the
-        sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with growing
-        pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
+        function or the session closes; others wait. Each sandbox has an interpreter that has imported and defined what
+        the function needs; a call is a fork of it, and what the call started and left in its process group is killed at
+        its end. `timeout_seconds` counts from when the call is handed to such an interpreter, and kills the call, not
+        the sandbox. Only a call that failed because of its infrastructure is repeated, up to `retries` times with
+        growing pauses; it may have had effects before. If cancelled, the call is killed in the sandbox.
 
         Raises:
-            TypeError: The function is a generator, for which there is `stream`.
+            TypeError: The function does not take such arguments, or is a generator, for which there is `stream`.
             FunctionSerializationError: An argument or the result cannot be carried; the message has its path.
             SandboxExecutionError: The function raised: `exception_type`, `exception_message`, what it printed in
                 `exec_result`, and the remote traceback as a note. Or its interpreter ended before it returned.
             SandboxTimeoutError: The call ran longer than `timeout_seconds`; what it printed is in `exec_result`.
-            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            SandboxError: The function or its session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
         __tracebackhide__ = True
         return self._start(
-            self._core.remote,
+            cast("Any", self._core.remote),
             *args,
             **kwargs,
         )
 
     def stream(
-        self,
+        self: RemoteFunction[P, Iterable[T] | AsyncIterable[T]],
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> BlockingIterator[Any]:
+    ) -> BlockingIterator[T]:
         """Run a generator function in a sandbox and yield its items as they come.
 
         The generator waits when 1 MiB of its items has not been taken. A stream is never repeated, whatever `retries`
         says, since its first items may have been used. Leaving the iteration early kills the call in the sandbox.
 
         Raises:
-            TypeError: The function is no generator.
+            TypeError: The function does not take such arguments, or is no generator.
             FunctionSerializationError: An argument or an item cannot be carried; items before it have been yielded.
             SandboxExecutionError: As `remote`; items before it have been yielded.
             SandboxTimeoutError: The call ran longer than `timeout_seconds`.
-            SandboxError: The session is closed, or the sandbox failed or was stopped.
+            SandboxError: The function or its session is closed, or the sandbox failed or was stopped.
             EngineError: The engine failed.
         """
         __tracebackhide__ = True
@@ -120,12 +141,28 @@ class RemoteFunction(Handle, Generic[P, R]):
             **kwargs,
         )
 
+    @overload
+    def map(
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+    ) -> BlockingIterator[T]: ...
+
+    @overload
     def map(
         self,
         items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
         *,
         ordered: bool = True,
-    ) -> BlockingIterator[R]:
+    ) -> BlockingIterator[R_co]: ...
+
+    def map(
+        self,
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+    ) -> BlockingIterator[Any]:
         """Call the function with each tuple of arguments and yield the results.
 
         The input is read lazily: at most `concurrency` calls run, and at most four times as many items have been taken
@@ -139,13 +176,29 @@ class RemoteFunction(Handle, Generic[P, R]):
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
             RuntimeError: The input raised `CancelledError` though nobody cancelled the iteration.
-            BaseException: What the call of an item raised, in its place, or the input, behind the results of the items
-                before; what is in flight is cancelled.
+            BaseException: What the call of an item raised, in its place, with a note of the item's number; or what the
+                input raised, behind the results of the items before. What is in flight is cancelled.
         """
         __tracebackhide__ = True
         return BlockingIterator(
             self._home,
-            self._core.map,
+            cast("Any", self._core.map),
             feed(items),
             ordered=ordered,
         )
+
+    def close(self) -> OperationRef[None]:
+        """Stop the function's sandboxes, those in use too, and wait until nothing of them runs.
+
+        Returns at once with an `OperationRef`: `.result()` blocks, `await` works on any running event loop.
+
+        Calls that run there or wait fail with a `SandboxError`, and so do later ones, in pools too; `local` goes on to
+        work. Sandboxes of pools are the pools' own: calls that run there go on, and the function's interpreters end
+        with them, or to make room for other functions.
+        Idempotent; concurrent callers wait together. If cancelled, the closing goes on.
+
+        Raises:
+            SandboxError: Some could not be stopped; a further close tries again.
+        """
+        __tracebackhide__ = True
+        return self._start(self._core.close)

@@ -194,7 +194,6 @@ class Session(ContextHandle):
     @overload
     def function(
         self,
-        function: None = None,
         /,
         *,
         container_image: str | None = None,

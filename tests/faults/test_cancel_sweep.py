@@ -50,6 +50,11 @@ def public_coroutines() -> set[str]:
     return found
 
 
+def len_of(text: str) -> int:
+    """Give something to check."""
+    return len(text)
+
+
 @operation("Process.result", "Process.wait", "Process.exception")
 async def _result(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
     async def run() -> None:
@@ -80,7 +85,7 @@ async def _map(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
         return 2 * value
 
     async def run() -> None:
-        async with contextlib.aclosing(double.map((n,) for n in range(3))) as results:  # type: ignore[type-var]  # a generator
+        async with contextlib.aclosing(double.map((n,) for n in range(3))) as results:
             assert [result async for result in results] == [0, 2, 4]
 
     return run
@@ -93,8 +98,21 @@ async def _items(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
         yield from range(end)
 
     async def run() -> None:
-        async with contextlib.aclosing(count.stream(3)) as items:  # type: ignore[type-var]  # a generator
+        async with contextlib.aclosing(count.stream(3)) as items:
             assert [item async for item in items] == [0, 1, 2]
+
+    return run
+
+
+@operation("RemoteFunction.close")
+async def _close_function(session: aio.Session, sandbox: aio.Sandbox) -> Operation:
+    async def run() -> None:
+        count = session.function(concurrency=1)(len_of)
+        try:
+            assert await count.remote("ab") == 2
+            await count.close()
+        finally:
+            await asyncio.shield(count.close())
 
     return run
 

@@ -21,6 +21,11 @@ from tests.helpers.fakes import interpreters_ended
 COUNT = [0]
 
 
+def top() -> str:
+    """Name what it defines."""
+    return (lambda: None).__qualname__
+
+
 @pytest.fixture
 async def session(engine: Any) -> AsyncIterator[aio.Session]:
     """A session on each engine."""
@@ -83,6 +88,37 @@ async def test_a_class_that_is_not_builtin_has_only_a_name(session: aio.Session)
     )
 
 
+async def test_names_are_those_of_the_source(session: aio.Session) -> None:
+    """What a function or class defines is named by where that was, as at home; so are methods and lambdas."""
+
+    class Outer:
+        """A class that travels."""
+
+        def method(self) -> str:
+            return self.method.__qualname__
+
+    @session.function
+    def names(fail: bool) -> list[str]:
+        class InnerError(Exception):
+            """A class of the call."""
+
+        def inner() -> str:
+            return inner.__qualname__
+
+        if fail:
+            raise InnerError(inner())
+        return [InnerError.__qualname__, inner(), Outer().method(), (lambda: None).__qualname__]
+
+    assert await names.remote(False) == names.local(False)
+    with pytest.raises(SandboxExecutionError) as caught:
+        await names.remote(True)
+    own = "test_names_are_those_of_the_source.<locals>.names.<locals>.InnerError"
+    assert caught.value.exception_type == own
+    assert f".{own}: " in caught.value.__notes__[0].splitlines()[-1]
+    plain = session.function(top)
+    assert await plain.remote() == top() == "top.<locals>.<lambda>"
+
+
 async def test_items_come_one_by_one(session: aio.Session) -> None:
     """A generator's items are there before it ends, typed by its annotation, and its error comes after them."""
 
@@ -127,15 +163,16 @@ async def test_a_stream_may_be_left(session: aio.Session) -> None:
         async for item in (stream := endless.stream()):
             if item == 5:
                 break
-        await stream.aclose()  # type: ignore[attr-defined]  # an asynchronous generator, as its documentation says
+        await stream.aclose()
     assert session.sandbox_count == 1
 
     @session.function
     def plain() -> int:
         return 1
 
+    wrong: Any = plain  # a type checker sees the slip
     with pytest.raises(TypeError, match=r"use remote\(\)"):
-        [item async for item in plain.stream()]
+        [item async for item in wrong.stream()]
 
 
 async def test_a_slow_taker_holds_the_generator_up(real: aio.Session) -> None:
@@ -415,6 +452,38 @@ async def test_an_interpreter_killed_between_two_calls(real: aio.Session) -> Non
     await asyncio.sleep(0.2)
     for _ in range(2):
         assert await strike.remote("") == ""
+    assert real.sandbox_count == 1
+
+
+async def test_a_kept_interpreter_that_dies_before_a_call(real: aio.Session) -> None:
+    """The call was not begun by it, and is run by another one; a call that began is not."""
+
+    @real.function(concurrency=1, fresh=False)
+    def strike(how: str) -> list[str]:
+        COUNT[0] += 1
+        with open("/tmp/begun", "a+") as file:  # noqa: PTH123 - in the sandbox
+            file.write(f"{how}{COUNT[0]}\n")
+            file.flush()
+            if how == "call":
+                os.kill(os.getpid(), 9)
+            if how == "leftover":
+
+                def read(number: int, most: int) -> bytes:
+                    import select
+
+                    select.select([number], [], [])  # until the next call is there
+                    os.kill(os.getpid(), 9)
+                    return b""
+
+                os.read = read
+            file.seek(0)
+            return file.read().split()
+
+    assert await strike.remote("leftover") == ["leftover1"]
+    assert await strike.remote("next") == ["leftover1", "next1"]
+    with pytest.raises(SandboxExecutionError, match="ended with signal 9"):
+        await strike.remote("call")
+    assert await strike.remote("last") == ["leftover1", "next1", "call2", "last1"]
     assert real.sandbox_count == 1
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+import aviato
 from aviato import aio
 from aviato.exceptions import (
     EngineConnectionError,
@@ -198,7 +200,7 @@ async def test_map_is_lazy_ordered_and_bounded(session: aio.Session) -> None:
         return value * 2
 
     results = []
-    async with contextlib.aclosing(double.map(numbers())) as mapped:  # type: ignore[type-var]  # a generator
+    async with contextlib.aclosing(double.map(numbers())) as mapped:
         async for result in mapped:
             results.append(result)
             assert taken <= len(results) + 4 * 2
@@ -360,6 +362,33 @@ async def test_bad_arguments_are_named_at_once(session: aio.Session) -> None:
         session.function(imagee="x")(one)
     with pytest.raises(FunctionSerializationError, match="built"):
         session.function(len)
+
+
+@pytest.mark.parametrize("given", ["xml", None, []])
+async def test_an_unknown_serialization_is_named(session: aio.Session, given: Any) -> None:
+    """The error has the argument and what it may be."""
+    with pytest.raises(ValueError, match=r"^serialization must be one of Serialization\.JSON, .*PICKLE, got "):
+        session.function(serialization=given)(helper)
+    assert await session.function(serialization=Serialization("pickle"))(helper).remote(1) == FACTOR
+
+
+async def test_iterations_are_refused_where_they_are_asked_for(session: aio.Session) -> None:
+    """Not when they begin, which may be elsewhere."""
+    function: Any = session.function(helper)
+    for wrong in (3, "ab", None):
+        with pytest.raises(TypeError, match=r"^items must be an iterable"):
+            function.map(wrong)
+    with pytest.raises(TypeError, match=r"use remote\(\) instead"):
+        function.stream(1)
+
+
+def test_help_finds_the_function(engine: Any) -> None:
+    """Name, text and signature are the function's own, on both faces."""
+    with aviato.Session(engine=engine) as session:
+        function: Any
+        for function in (session.function(helper), aio.Session(engine=engine).function(helper)):
+            assert (function.__name__, function.__qualname__, function.__doc__) == ("helper", "helper", "Use a global.")
+            assert inspect.signature(function) == inspect.signature(helper)
 
 
 async def test_large_values(session: aio.Session) -> None:

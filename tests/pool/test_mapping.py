@@ -192,3 +192,28 @@ def test_an_exit_of_an_input_that_is_closed() -> None:
         return "went on"
 
     assert asyncio.run(consume()) == "went on"
+
+
+async def test_an_error_says_of_which_item_it_is() -> None:
+    """Also when results come as they complete, in which their place says nothing; one error of two items has both."""
+    shared = ValueError("shared")
+
+    async def work(number: int, item: Any) -> Any:
+        if item == "shared":
+            raise shared
+        raise ValueError(item)
+
+    for ordered in (True, False):
+        run = Run(Source(["a", "b", "c"]), concurrency=3, ordered=ordered, return_exceptions=True)
+        seen: list[Any] = []
+        await given(run, seen, work)
+        assert {str(error): error.__notes__ for error in seen} == {
+            "a": ["in the work of items[0]"],
+            "b": ["in the work of items[1]"],
+            "c": ["in the work of items[2]"],
+        }
+    with pytest.raises(ValueError, match="d") as caught:
+        await given(run_over(["d"]), [], work)
+    assert caught.value.__notes__ == ["in the work of items[0]"]
+    await given(run_over(["shared", "shared"], return_exceptions=True), [], work)
+    assert shared.__notes__ == ["in the work of items[0]", "in the work of items[1]"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterable
+from typing import Any, assert_type
 
 from aviato import PoolStats, ProcessResult, aio
 
@@ -25,6 +27,60 @@ async def pool(session: aio.Session) -> None:
     assert_type(await pool.close(), None)
     async for _ in pool.map(["echo", "{}"], range(3), ordered=False):
         pass
+
+
+async def functions(session: aio.Session) -> None:
+    """Remote functions: an asynchronous one is awaited there, so here one sees what it gives."""
+
+    @session.function
+    def plain(x: int, *, y: str = "") -> str:
+        return y * x
+
+    @session.function(concurrency=2)
+    async def later(x: int) -> str:
+        return str(x)
+
+    assert_type(plain(1, y="x"), str)
+    assert_type(await plain.remote(1, y="x"), str)
+    assert_type(await later.remote(1), str)
+    assert_type(await plain.close(), None)
+    local: Coroutine[Any, Any, str] = later.local(1)
+    assert_type(await local, str)
+    async for text in plain.map([(1,)]):
+        assert_type(text, str)
+    async with contextlib.aclosing(later.map([(1,)], ordered=False)) as mapped:
+        async for text in mapped:
+            assert_type(text, str)
+    anything: Any = eval
+    assert_type(await session.function(anything).remote(1), Any)
+    untyped: aio.RemoteFunction[..., Any] = session.function(eval)
+    assert_type(await untyped.remote(1, z=2), Any)
+    async for item in untyped.stream(1, z=2):
+        assert_type(item, Any)
+
+
+async def generators(session: aio.Session) -> None:
+    """Items of generators."""
+
+    @session.function
+    def items(x: int) -> Generator[int, None, None]:
+        yield x
+
+    @session.function
+    async def slow_items(x: int) -> AsyncIterator[str]:
+        yield str(x)
+
+    @session.function
+    def loose(x: int) -> Iterable[bytes]:
+        yield bytes(x)
+
+    async for number in items.stream(1):
+        assert_type(number, int)
+    async with contextlib.aclosing(slow_items.stream(1)) as texts:
+        async for text in texts:
+            assert_type(text, str)
+    async for data in loose.stream(1):
+        assert_type(data, bytes)
 
 
 async def sandbox(sandbox: aio.Sandbox) -> None:

@@ -7,6 +7,19 @@ import aviato
 from aviato import ProcessResult, Sandbox, Session, aio
 
 
+def functions(session: Session) -> None:
+    """Mistakes with remote functions."""
+
+    @session.function
+    async def later(x: int) -> str:
+        return str(x)
+
+    later.remote("1")  # wrong
+    later.remote(1, 2)  # wrong
+    later.remote(1).result().send(None)  # wrong
+    later.stream(1)  # wrong
+
+
 def front_door(session: Session, sandbox: Sandbox, core: aio.Sandbox) -> None:
     """Mistakes on the front door."""
     sandbox.exec("ls -l").returncode.bit_length()  # wrong

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import assert_type
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from typing import Any, assert_type
 
 import aviato
 from aviato import (
@@ -80,6 +80,42 @@ def pool(session: Session) -> None:
     assert_type(pool.close(), OperationRef[None])
     for _ in pool.map(["echo", "{}"], range(3), journal="x"):
         pass
+
+
+def functions(session: Session) -> None:
+    """Remote functions: an asynchronous one is awaited there, so here one sees what it gives."""
+
+    @session.function
+    def plain(x: int, *, y: str = "") -> str:
+        return y * x
+
+    @session.function(concurrency=2)
+    async def later(x: int) -> str:
+        return str(x)
+
+    @session.function
+    def items(x: int) -> Generator[int, None, None]:
+        yield x
+
+    @session.function
+    async def slow_items(x: int) -> AsyncIterator[str]:
+        yield str(x)
+
+    assert_type(plain(1, y="x"), str)
+    assert_type(plain.remote(1, y="x"), OperationRef[str])
+    assert_type(plain.remote(1).result(), str)
+    assert_type(later.remote(1), OperationRef[str])
+    assert_type(plain.close(), OperationRef[None])
+    local: Coroutine[Any, Any, str] = later.local(1)
+    local.close()
+    for text in plain.map([(1,)]):
+        assert_type(text, str)
+    for text in later.map([(1,)], ordered=False):
+        assert_type(text, str)
+    for number in items.stream(1):
+        assert_type(number, int)
+    for text in slow_items.stream(1):
+        assert_type(text, str)
 
 
 def several(sandbox: Sandbox) -> None:

@@ -77,11 +77,11 @@ def test_mistakes_are_found_by_mypy(bad: str) -> None:
     _, output = _mypy(bad)
     found = [int(match) for match in re.findall(r"negative\.py:(\d+): error", output)]
     assert found == _wrong(), output
-    assert len(found) == 14
+    assert len(found) == 18
 
 
 def test_mistakes_are_found_by_pyright(bad: str) -> None:
     """Of the mistakes pyright finds each."""
     found = sorted({line for _, line, _ in _pyright(bad)})
     assert found == _wrong()
-    assert len(found) == 14
+    assert len(found) == 18

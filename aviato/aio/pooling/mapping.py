@@ -129,6 +129,8 @@ class Run:
             outcome = (None, error)
             if isinstance(error, KeyboardInterrupt):
                 self._interrupt = error
+            elif isinstance(error, Exception):  # its place may say nothing, and its text only what went wrong
+                error.add_note(f"in the work of items[{number}]")
         self._outcomes[number] = outcome
         self._finished.append(number)
 

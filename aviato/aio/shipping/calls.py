@@ -18,7 +18,13 @@ from aviato.aio.shipping import outcomes
 from aviato.aio.shipping.inside.runner import ITEM, TOKEN_BYTES
 from aviato.aio.shipping.interpreter import Answer, Interpreter, Message, OnItem
 from aviato.aio.shipping.program import message, program
-from aviato.exceptions import AviatoError, SandboxExecutionError, SandboxNotRunningError, SandboxTimeoutError
+from aviato.exceptions import (
+    AviatoError,
+    SandboxError,
+    SandboxExecutionError,
+    SandboxNotRunningError,
+    SandboxTimeoutError,
+)
 from aviato.models import ExitReason
 
 if TYPE_CHECKING:
@@ -79,7 +85,7 @@ class Calls:
                 answer, sandbox_id = await self._once(pieces, keeper or self._keeper, None)
                 break
             except AviatoError as error:
-                if not error.is_infrastructure or attempt >= retries or self._session.closed:
+                if not error.is_infrastructure or attempt >= retries or self._session.closed or self._keeper.closed:
                     raise
                 _log.info("a call of %s is repeated: %s", self._name, error)
             pause = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2**attempt)
@@ -95,11 +101,17 @@ class Calls:
     def _packed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Carrier, Pieces]:
         """Check where this is called, and pack the arguments."""
         self._session._check_open()  # noqa: SLF001 - sessions own what makes their sandboxes
+        if self._keeper.closed:
+            raise SandboxError(f"function {self._name} is closed")
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         check_loop(self._loop, f"function {self._name}")
         carrier = self._shipped()[1]
         return carrier, carrier.pack_arguments(args, kwargs)
+
+    async def close(self) -> None:
+        """Stop the function's own sandboxes; as `RemoteFunction.close`."""
+        await self._keeper.close()
 
     async def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """Run one call of a generator and yield its items as they come; it is not repeated.
@@ -187,7 +199,7 @@ class Calls:
         life = kept.sandbox._life  # noqa: SLF001 - calls use sandboxes below their handles
         token = secrets.token_bytes(TOKEN_BYTES)
         start = [message(program()), message(self._shipped()[0]), message(token), message(b"1" if self._fresh else b"")]
-        made = Interpreter(await life.ready(), self._name, token, start, forks=self._fresh)
+        made = Interpreter(await life.ready(), self._name, token, start)
         kept.attached[self] = made
         limit = asyncio.timeout(life.request_timeout)
         try:

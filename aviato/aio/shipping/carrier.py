@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from aviato.aio.shipping.annotations import hints, item_type, result_type, unresolved
@@ -53,6 +53,7 @@ class Carrier:
         names = ", ".join(unresolved(function))
         unread = f" Annotations that cannot be evaluated, as their names are not global: {names}." if names else ""
         self._left_out = "".join(f" {reason}." for reason in left_out) + unread
+        self._signature = _own_signature(function)
         self._hints: dict[str, Any] = {}
         if not hasattr(function, "__wrapped__"):  # under a decorator the annotations are those of another function
             self._hints = hints(function)
@@ -70,9 +71,15 @@ class Carrier:
         """Return the message of a call, in pieces to be written one after another.
 
         Raises:
+            TypeError: The function cannot be called with these arguments.
             FunctionSerializationError: An argument does not fit its annotation, or cannot be carried; the message has
                 its path.
         """
+        if self._signature is not None:
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"a call of {self._name}: {error}; it takes {_shown(self._signature)}") from None
         args, kwargs = self._fitted(args, kwargs)
         try:
             if self._pickles:
@@ -123,8 +130,32 @@ class Carrier:
         return FunctionSerializationError(f"a call of {self._name}: {text}", hint=hint)
 
 
+def _own_signature(function: Any) -> inspect.Signature | None:
+    """Return what the function itself takes; None where that is not known, or only claimed."""
+    if not isinstance(function, FunctionType) or "__signature__" in vars(function):
+        return None
+    return inspect.signature(function, follow_wrapped=False)  # a decorator may give arguments of its own
+
+
+class _Left:
+    def __repr__(self) -> str:
+        return "..."
+
+
+def _shown(signature: inspect.Signature) -> inspect.Signature:
+    """Return the names of a signature, without annotations and values, which may be long."""
+    parameters = [
+        parameter.replace(
+            annotation=parameter.empty,
+            default=parameter.empty if parameter.default is parameter.empty else _Left(),
+        )
+        for parameter in signature.parameters.values()
+    ]
+    return inspect.Signature(parameters)
+
+
 class _Parameters:
-    """Which parameter an argument is for; an empty name stands for none, which the function itself refuses."""
+    """Which parameter an argument is for; an empty name stands for none."""
 
     def __init__(self, code: CodeType) -> None:
         names, count = code.co_varnames, code.co_argcount + code.co_kwonlyargcount

@@ -109,9 +109,7 @@ class Interpreter:
         ended: How it ended, or why that cannot be known; None while it runs.
     """
 
-    def __init__(
-        self, channel: Channel, label: str, token: bytes, start: Sequence[bytes], *, forks: bool = True
-    ) -> None:
+    def __init__(self, channel: Channel, label: str, token: bytes, start: Sequence[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
         self._label = label
         self.sandbox_id = channel.sandbox_id
@@ -124,7 +122,6 @@ class Interpreter:
         self._kind = b""
         self._read = {Which.STDOUT: 0, Which.STDERR: 0}
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._forks = forks
         self._once, self._first = False, True
         self._dead = asyncio.Event()
         self._answer: asyncio.Future[Answer] | None = None
@@ -383,7 +380,7 @@ class Interpreter:
         self.ended = self.printed(status.returncode, status.signal, reason)
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
-            answer.set_result(Answer(b"", b"", self.ended, begun=self._begun or self._once or not self._forks))
+            answer.set_result(Answer(b"", b"", self.ended, begun=self._begun))
         self._end()
 
     def process_lost(self, error: AviatoError) -> None:

@@ -43,6 +43,28 @@ def same(found: Any, value: Any) -> bool:
         return False
 
 
+INSIDE = "__aviato_make.<locals>."
+
+
+def named(code: Any, around: str) -> Any:
+    """Return code in which the names of what is defined say where that was, and not what is around it here."""
+
+    def own(name: str) -> str:
+        if not name.startswith(INSIDE):
+            return name
+        return (around + "." if around else "") + name[len(INSIDE) :]
+
+    def part(constant: Any) -> Any:
+        if isinstance(constant, str):
+            return own(constant)
+        return named(constant, around) if isinstance(constant, type(code)) else constant
+
+    changes: dict[str, Any] = {"co_consts": tuple(map(part, code.co_consts))}
+    if hasattr(code, "co_qualname"):  # since Python 3.11; before, all of them are constants
+        changes["co_qualname"] = own(code.co_qualname)
+    return code.replace(**changes)
+
+
 class Bundle:
     """The definitions of a bundle, made in the order in which they need each other."""
 
@@ -222,7 +244,7 @@ class Bundle:
         flags = __future__.annotations.compiler_flag
         scope: dict[str, Any] = {}
         code = compile(factory, item["file"], "exec", flags, True)
-        exec(code, space, scope)
+        exec(named(code, item["qualname"].rpartition(".")[0]), space, scope)
         made, link = scope["__aviato_make"](*(cells + defaults))
         try:
             made.__qualname__ = item["qualname"]

@@ -5,11 +5,11 @@ other, each preceded by its length in 8 bytes, big-endian::
 
     program  bundle  token  fresh  call  call  ...
 
-Each call begins with a token of its own. If `fresh` is `1`, each runs in a fork of its own, made before the call is
-there, so that no state of one is ever seen by another and a call waits for no fork. When a call is over, everything it
-started in its process group is killed. A call that ends without an answer takes the interpreter with it, in the same
-way, so that the client sees how it ended. Where there is no fork, an interpreter serves one call and ends. Without
-`fresh` calls run one after the other in the interpreter itself.
+Each call begins with a token of its own, and is told as begun before it runs. If `fresh` is `1`, each runs in a fork of
+its own, made before the call is there, so that no state of one is ever seen by another and a call waits for no fork.
+When a call is over, everything it started in its process group is killed. A call that ends without an answer takes the
+interpreter with it, in the same way, so that the client sees how it ended. Where there is no fork, an interpreter
+serves one call and ends. Without `fresh` calls run one after the other in the interpreter itself.
 """
 
 # ruff: noqa: UP031, PTH, PLC0415, S102, BLE001, FA100, SLF001, FURB, S110, SIM105 - what Python 3.8 has
@@ -137,7 +137,7 @@ class Work:
         self.teller.head = MARK + token
         if self.forks:
             os.close(self.source.number)
-            self.teller.frame(BEGUN, [])
+        self.teller.frame(BEGUN, [])
         if self.failure is not None:
             self.teller.last(ERROR, self.failure)
         else:
