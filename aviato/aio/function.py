@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from aviato import validation
 from aviato.aio import _facade as facade
@@ -188,15 +188,42 @@ class RemoteFunction(Generic[P, R_co]):
         items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
         *,
         ordered: bool = True,
+        return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[T, None]: ...
 
     @overload
     def map(
-        self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
+        self,
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+        return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R_co, None]: ...
 
+    @overload
     def map(
-        self, items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]], *, ordered: bool = True
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[T | Exception, None]: ...
+
+    @overload
+    def map(
+        self,
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[R_co | Exception, None]: ...
+
+    def map(
+        self,
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+        return_exceptions: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Call the function with each tuple of arguments and yield the results.
 
@@ -207,6 +234,7 @@ class RemoteFunction(Generic[P, R_co]):
         Args:
             items: Tuples of positional arguments; `(x,)` for one.
             ordered: Yield in the order of the input; else as they complete.
+            return_exceptions: Yield the error of an item's call in its place, and go on, instead of raising it.
 
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
@@ -215,7 +243,8 @@ class RemoteFunction(Generic[P, R_co]):
                 input raised, behind the results of the items before. What is in flight is cancelled.
         """
         check_items(items)
-        return self._map(Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=False))
+        run = Run(Source(items), concurrency=self._concurrency, ordered=ordered, return_exceptions=return_exceptions)
+        return self._map(run)
 
     async def _map(self, run: Run) -> AsyncGenerator[Any, None]:
         try:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Coroutine, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from aviato import aio
 from aviato_sync._bridge import Handle, facade_of
@@ -147,6 +147,7 @@ class RemoteFunction(Handle, Generic[P, R_co]):
         items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
         *,
         ordered: bool = True,
+        return_exceptions: Literal[False] = False,
     ) -> BlockingIterator[T]: ...
 
     @overload
@@ -155,13 +156,33 @@ class RemoteFunction(Handle, Generic[P, R_co]):
         items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
         *,
         ordered: bool = True,
+        return_exceptions: Literal[False] = False,
     ) -> BlockingIterator[R_co]: ...
+
+    @overload
+    def map(
+        self: RemoteFunction[P, Coroutine[Any, Any, T]],
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+        return_exceptions: bool,
+    ) -> BlockingIterator[T | Exception]: ...
+
+    @overload
+    def map(
+        self,
+        items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        *,
+        ordered: bool = True,
+        return_exceptions: bool,
+    ) -> BlockingIterator[R_co | Exception]: ...
 
     def map(
         self,
         items: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
         *,
         ordered: bool = True,
+        return_exceptions: bool = False,
     ) -> BlockingIterator[Any]:
         """Call the function with each tuple of arguments and yield the results.
 
@@ -172,6 +193,7 @@ class RemoteFunction(Handle, Generic[P, R_co]):
         Args:
             items: Tuples of positional arguments; `(x,)` for one.
             ordered: Yield in the order of the input; else as they complete.
+            return_exceptions: Yield the error of an item's call in its place, and go on, instead of raising it.
 
         Raises:
             TypeError: `items` is not iterable, or an item is not a tuple or list.
@@ -185,6 +207,7 @@ class RemoteFunction(Handle, Generic[P, R_co]):
             cast("Any", self._core.map),
             feed(items),
             ordered=ordered,
+            return_exceptions=return_exceptions,
         )
 
     def close(self) -> OperationRef[None]:

@@ -230,6 +230,29 @@ async def test_map_raises_in_its_place(session: aio.Session) -> None:
     assert results == [1.0]
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_map_keeps_errors_when_asked(session: aio.Session, ordered: bool) -> None:
+    """The error of an item is an outcome among others; what is no error of an item's call still ends it."""
+
+    @session.function(concurrency=2)
+    def invert(value: int) -> float:
+        return 1 / value
+
+    def items() -> Iterator[tuple[int, ...]]:
+        yield from [(1,), (0,), (2, 3), (4,)]
+        raise OSError("the input broke")
+
+    results: list[float | Exception] = []
+    with pytest.raises(OSError, match="the input broke"):
+        async for result in invert.map(items(), ordered=ordered, return_exceptions=True):
+            results.append(result)  # noqa: PERF401 - what was given before the error is kept
+    kinds = [type(item).__name__ for item in results]
+    wanted = ["float", "SandboxExecutionError", "TypeError", "float"]
+    assert kinds == wanted if ordered else sorted(kinds) == sorted(wanted)
+    notes = [note for item in results if isinstance(item, Exception) for note in item.__notes__]
+    assert any("items[1]" in note for note in notes)
+
+
 async def test_a_dead_sandbox_is_replaced(session: aio.Session) -> None:
     """A sandbox that was stopped between two calls is not used again."""
 

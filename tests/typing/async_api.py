@@ -48,6 +48,10 @@ async def functions(session: aio.Session) -> None:
     assert_type(await local, str)
     async for text in plain.map([(1,)]):
         assert_type(text, str)
+    async for kept in plain.map([(1,)], return_exceptions=True):
+        assert_type(kept, str | Exception)
+    async for kept in later.map([(1,)], return_exceptions=True):
+        assert_type(kept, str | Exception)
     async with contextlib.aclosing(later.map([(1,)], ordered=False)) as mapped:
         async for text in mapped:
             assert_type(text, str)

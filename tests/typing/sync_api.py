@@ -142,3 +142,20 @@ async def awaited(sandbox: Sandbox) -> None:
     assert_type(await sandbox.exec(["true"]), ProcessResult)
     async for line in sandbox.exec(["true"]).stdout:
         assert_type(line, str)
+
+
+def kept_errors(session: Session) -> None:
+    """An error that is kept is one of the results."""
+
+    @session.function()
+    def plain(x: int) -> str:
+        return str(x)
+
+    @session.function()
+    async def later(x: int) -> str:
+        return str(x)
+
+    for kept in plain.map([(1,)], return_exceptions=True):
+        assert_type(kept, str | Exception)
+    for kept in later.map([(1,)], return_exceptions=True):
+        assert_type(kept, str | Exception)
