@@ -344,7 +344,7 @@ def sent(carrier: Carrier, *args: Any, **kwargs: Any) -> Any:
 
 
 def test_arguments_go_to_their_parameters() -> None:
-    """By place and by name, the rest too; what has no parameter is for the function to refuse."""
+    """By place and by name, the rest too; what has no parameter is refused."""
 
     def function(a: float, /, b: set[int], *rest: float, c: Point = POINT, **more: tuple[int, ...]) -> Any: ...
 
@@ -357,7 +357,7 @@ def test_arguments_go_to_their_parameters() -> None:
         (("x",), {}, r"function: args\[0\]: expected float, got str 'x'"),
         ((1, {2}, 3, "y"), {}, r"args\[3\]: expected float"),
         ((1,), {"b": [1, "z"]}, r"kwargs\.b\[1\]: expected int, got str 'z'"),
-        ((1,), {"e": 5}, r"kwargs\.e: expected tuple\[int, \.\.\.\], got int 5"),
+        ((1, {2}), {"e": 5}, r"kwargs\.e: expected tuple\[int, \.\.\.\], got int 5"),
     ]
     for args, kwargs, text in wrong:
         with pytest.raises(FunctionSerializationError, match=text) as caught:
@@ -366,7 +366,9 @@ def test_arguments_go_to_their_parameters() -> None:
 
     def narrow(a: int) -> None: ...
 
-    assert sent(Carrier(narrow, ()), 1, "many", b=2) == ([1, "many"], {"b": 2})
+    for arguments, names in (((1, "many"), {}), ((1,), {"b": 2}), ((), {})):
+        with pytest.raises(TypeError, match=r"a call of .*narrow: .*; it takes \(a\)"):
+            Carrier(narrow, ()).pack_arguments(arguments, names)
 
 
 def test_under_a_decorator_nothing_is_assumed() -> None:
