@@ -354,7 +354,7 @@ def test_arguments_go_to_their_parameters() -> None:
         {"c": Point(1), "d": (5,), "a": (6,)},
     )
     wrong: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
-        (("x",), {}, r"function: args\[0\]: expected float, got str 'x'"),
+        (("x", {2}), {}, r"function: args\[0\]: expected float, got str 'x'"),
         ((1, {2}, 3, "y"), {}, r"args\[3\]: expected float"),
         ((1,), {"b": [1, "z"]}, r"kwargs\.b\[1\]: expected int, got str 'z'"),
         ((1, {2}), {"e": 5}, r"kwargs\.e: expected tuple\[int, \.\.\.\], got int 5"),
