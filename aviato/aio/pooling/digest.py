@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aviato.aio.shipping.inside.carried import pack
-from aviato.aio.shipping.inside.gathered import HEADER
+from aviato.aio.shipping.inside.gathered import HEADER, read_header
 from aviato.aio.shipping.inside.refused import NotCarried
 from aviato.exceptions import FunctionSerializationError
 
@@ -33,7 +33,7 @@ def _canonical(data: bytes) -> bytes:
     Sets, which have another order in each, are given one; for that, blobs stand in them by their content and not by
     their number.
     """
-    _, tagged, count, length = HEADER.unpack_from(data)
+    tagged, count, length = read_header(data)
     start = HEADER.size + 8 * count
     text = data[start : start + length]
     if not tagged:

@@ -279,11 +279,6 @@ def too_deep(value: Any) -> bool:
     return True
 
 
-def text_size(head: Any) -> int:
-    """Return how many bytes of a value are JSON, which takes far more memory when it is read."""
-    return int(HEADER.unpack_from(head)[3])
-
-
 def unpack(data: Any, classes: Any, most: int = 1 << 62) -> Any:
     """Return the value that `pack` made bytes of; bytes, bytearray, a view of bytes or all parts of it are given.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from aviato.aio.shipping.inside.carried import pack, text_size, unpack
+from aviato.aio.shipping.inside.carried import pack, unpack
+from aviato.aio.shipping.inside.gathered import read_header
 from aviato.aio.shipping.inside.refused import BadValue, NotCarried, said
 
 TYPE_CHECKING = False
@@ -105,7 +106,7 @@ def write_result(value: Any, path: str, classes: Any, trusted: bool) -> list[Any
         NotCarried: It cannot travel; the text begins with the path of the part, and that with `path`.
     """
     pieces = pack(dump_pickle(value, path, classes), path, ()) if trusted else pack(value, path, classes)
-    size = text_size(pieces[0])
+    _, _, size = read_header(pieces[0])
     if size > RESULT_TEXT_LIMIT:
         what = "%s has %d bytes beside those of bytes, long text and arrays, and at most %d are carried"
         raise NotCarried(
