@@ -89,11 +89,14 @@ class Api:
         raise self._no_daemon(what, found)
 
     def _no_daemon(self, what: str, found: object) -> EngineProtocolError:
-        source = f", found in {self.endpoint.source}," if self.endpoint.source else ""
         return EngineProtocolError(
-            f"what answers at {self.endpoint}{source} is no Docker daemon: asked to {what}, it sent {_short(found)}",
+            f"what answers at {self._place()} is no Docker daemon: asked to {what}, it sent {_short(found)}",
             hint="See `docker context ls` and DOCKER_HOST, or what a proxy in between does.",
         )
+
+    def _place(self) -> str:
+        """Say where the daemon should be, and who says so."""
+        return f"{self.endpoint}, found in {self.endpoint.source}," if self.endpoint.source else str(self.endpoint)
 
     async def _make_session(self) -> aiohttp.ClientSession:
         import aiohttp  # noqa: PLC0415 - only who uses Docker pays for it
@@ -231,10 +234,9 @@ class Api:
         import aiohttp  # noqa: PLC0415 - loaded long ago
 
         unsent = isinstance(error, (aiohttp.ClientConnectorError, FileNotFoundError, ConnectionRefusedError))
-        found = f", found in {self.endpoint.source}," if self.endpoint.source else ""
         complaint = self._proxy.complaint if self._proxy is not None else ""
         text = complaint or str(error) or type(error).__name__
-        daemon = f"the Docker daemon at {self.endpoint}{found}"
+        daemon = f"the Docker daemon at {self._place()}"
         return EngineConnectionError(
             f"{daemon} cannot be reached to {what}: {text}"
             if unsent or complaint

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HEAD = 8
 _STREAMS = {1: "stdout", 2: "stderr"}
-WRONG_PROCESSOR = b"exec format error"
+WRONG_PROCESSOR = "exec format error"
 """How the log of a container ends whose first program is made for another processor."""
 _LONGEST_SAID = 1000
 _LAST_LINES = 16
@@ -28,14 +28,16 @@ async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords 
     """Read why the agent ended the sandbox, None when it did not say, and what it or its loader complained of."""
     token = token_of(container)
     found, complaint = None, ""
-    params = {"stderr": "1", "tail": str(_LAST_LINES)}
-    content = await api.request("GET", f"/containers/{container['Id']}/logs", params=params, what="read a log")
-    for _, data in _pieces(content or b"")[0]:
+    for data in await _read_tail(api, container, "stderr"):
         words = data.split()
         if token and len(words) == 3 and words[0] == token:  # noqa: PLR2004 - the token and its two numbers
             with contextlib.suppress(ValueError):
                 found = LastWords(int(words[1]), int(words[2]))
-        elif words[:1] == [b"aviato:"] or words[:2] == [b"aviato", b"agent:"] or data.strip().endswith(WRONG_PROCESSOR):
+        elif (
+            words[:1] == [b"aviato:"]
+            or words[:2] == [b"aviato", b"agent:"]
+            or data.strip().endswith(WRONG_PROCESSOR.encode())
+        ):
             complaint = data.decode("utf-8", "replace").strip()
     return found, complaint
 
@@ -43,10 +45,16 @@ async def last_words(api: Api, container: Mapping[str, Any]) -> tuple[LastWords 
 async def said_at_end(api: Api, container: Mapping[str, Any]) -> str:
     """Read the end of what a container wrote, in one line and without the token; empty when it wrote nothing."""
     token = token_of(container)
-    params = {"stdout": "1", "stderr": "1", "tail": str(_LAST_LINES)}
-    content = await api.request("GET", f"/containers/{container['Id']}/logs", params=params, what="read a log")
-    pieces = [data for _, data in _pieces(content or b"")[0] if not token or token not in data]
+    tail = await _read_tail(api, container, "stdout", "stderr")
+    pieces = [data for data in tail if not token or token not in data]
     return " ".join(b"".join(pieces).decode("utf-8", "replace").split())[-_LONGEST_SAID:]
+
+
+async def _read_tail(api: Api, container: Mapping[str, Any], *streams: str) -> list[bytes]:
+    """Read the last lines of a container's log."""
+    params = {**dict.fromkeys(streams, "1"), "tail": str(_LAST_LINES)}
+    content = await api.request("GET", f"/containers/{container['Id']}/logs", params=params, what="read a log")
+    return [data for _, data in _pieces(content or b"")[0]]
 
 
 def token_of(container: Mapping[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aviato.engines.base import SandboxSpec
 from aviato.engines.docker.api import Api, ApiError
+from aviato.engines.docker.logs import WRONG_PROCESSOR
 from aviato.exceptions import AviatoError, CapabilityError, SandboxFailedError, SandboxResourceExhaustedError
 
 _NO_BRIDGE = "network bridge not found"
@@ -59,7 +60,7 @@ def explain_end(name: str, code: int, said: str, machine: str, spec: SandboxSpec
         machine: The daemon's processor.
         spec: What was asked for.
     """
-    if "exec format error" in said:
+    if WRONG_PROCESSOR in said:
         return CapabilityError(
             f"image {name!r} is not made for the Docker daemon's processor, {machine}: {said}",
             hint=f"Pull the variant for it, `docker pull --platform linux/... {name}`, or let the daemon's machine "
